@@ -1,0 +1,131 @@
+"""Make the README's tables from results/: `make report`, or `--check` to only compare.
+
+A table is one function from the results folder to Markdown, listed in `TABLES`; it replaces what
+stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`. A table whose results are not there
+yet is empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertwright.compress.frontier import find_frontier
+from bertwright.errors import DataError
+from bertwright.files import atomic_write_text, read_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
+
+
+def frontier_table(results: Path) -> str:
+    """One table a dataset: teacher, baseline, and the candidates that no other beats."""
+    parts = []
+    for path in sorted(results.glob("*/frontier.json")):
+        frontier = read_json(path)
+        parts.append(f"**{path.parent.name}**, {_describe(frontier)}\n\n{_frontier_rows(frontier)}")
+    return "\n\n".join(parts)
+
+
+def memory_table(results: Path) -> str:
+    """What loading and tokenising a million rows needs."""
+    path = results / "memory_million_rows.json"
+    if not path.exists():
+        return ""
+    measured = read_json(path)
+    rows = [
+        [key.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"]
+        for key, value in measured.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
+    return markdown_table(["one million rows", ""], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "frontier": frontier_table,
+    "memory": memory_table,
+}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table: the first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _describe(frontier: Mapping[str, Any]) -> str:
+    """Return `accuracy on 1,000 rows, 2 cores of <processor>`."""
+    teacher, machine = frontier["teacher"], frontier.get("machine", {})
+    text = f"{teacher['primary']} on {teacher['num_rows']:,} rows"
+    cores = f"{machine['cores']} cores" if "cores" in machine else ""
+    processor = " of ".join(filter(None, [cores, str(machine.get("processor", ""))]))
+    return f"{text}, {processor}" if processor else text
+
+
+def _frontier_rows(frontier: Mapping[str, Any]) -> str:
+    measured = [c for c in frontier["candidates"] if not c.get("dropped")]
+    best = find_frontier(measured)
+    by_name = {c["name"]: c for c in measured}
+    chosen = frontier["chosen"]
+    names = best if chosen in best or chosen not in by_name else [*best, chosen]
+    shown = sorted((by_name[name] for name in names), key=lambda c: c["speedup"])
+    rows = [_row("teacher, `transformers` pipeline", frontier["baseline"], kept=1.0, speedup=1.0)]
+    for candidate in shown:
+        name = candidate["name"]
+        label = f"**{name}**" if name == chosen else name
+        rows.append(_row(label, candidate, candidate["kept"], candidate["speedup"]))
+    return markdown_table(["model", "score [95%]", "kept", "speed-up", "size, MB"], rows)
+
+
+def _row(name: str, entry: Mapping[str, Any], kept: float, speedup: float) -> list[str]:
+    score = f"{100 * entry['score']:.1f}" if "score" in entry else "–"
+    if "score_low" in entry:
+        score += f" [{100 * entry['score_low']:.1f}, {100 * entry['score_high']:.1f}]"
+    size = f"{entry['size_mb']:.1f}" if "size_mb" in entry else "–"
+    return [name, score, f"{100 * kept:.1f}%", f"{speedup:.1f}x", size]
+
+
+def fill_tables(text: str, results: Path) -> str:
+    """Return `text` with every marked table made anew.
+
+    Raises:
+        KeyError: a marker names a table that `TABLES` does not have.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        begin, name, _, end = match.groups()
+        table = TABLES[name](results)
+        return f"{begin}{table}\n{end}" if table else f"{begin}{end}"
+
+    return MARKER.sub(fill, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tables, or with `--check` say whether they are up to date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if outdated")
+    check = parser.parse_args(argv).check
+    readme = REPOSITORY / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    try:
+        filled = fill_tables(text, REPOSITORY / "results")
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if filled == text:
+        print("README.md is up to date", file=sys.stderr)
+        return 0
+    if check:
+        print("README.md is not made from results/: run `make report`", file=sys.stderr)
+        return 1
+    atomic_write_text(readme, filled)
+    print("README.md: tables made from results/", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

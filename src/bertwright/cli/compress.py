@@ -1,0 +1,78 @@
+"""Show what `compress` found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.markup import escape
+from rich.text import Text
+
+from bertwright.cli.tables import format_parameters, format_speed, print_table, remark, rows_table
+from bertwright.verbs.compress import CompressResult
+
+__all__ = ["show"]
+
+HEADERS = (
+    "candidate",
+    "layers",
+    "parameters",
+    "score",
+    "95% interval",
+    "kept",
+    "texts/s",
+    "speed-up",
+    "p50 ms",
+    "MB",
+    "peak MB",
+)
+
+
+def show(result: CompressResult, *, as_json: bool = False) -> int:
+    """Print the frontier on stdout, and what was chosen and why on stderr.
+
+    Exit status 1 when no candidate meets the budget.
+    """
+    found = result.frontier
+    best = set(found["frontier"]) | {found["chosen"]}
+    candidates = sorted(found["candidates"], key=lambda c: -c["throughput_texts_s"])
+    shown = [c for c in candidates if c["name"] in best]
+    rows = [_row(candidate, found["chosen"]) for candidate in shown]
+    rows.append(_row({**found["baseline"], "name": "transformers pipeline, fp32"}, ""))
+    print_table(rows_table(HEADERS, rows))
+    remark(
+        f"{len(candidates)} candidates measured; above are those that no other beats in both score "
+        "and speed, and the baseline"
+    )
+    if result.met:
+        remark(f"[bold green]chosen: {escape(found['chosen'])}[/]. {escape(found['reason'])}")
+    else:
+        remark("[bold yellow]no candidate meets the budget[/]")
+        for missed in found["failed_constraints"]:
+            remark(
+                f"  {missed['constraint']}: asked {missed['limit']:g}, nearest "
+                f"{missed['value']:.4g} (off by {missed['excess']:.1%})"
+            )
+        remark(f"nearest: {escape(found['chosen'])}. {escape(found['reason'])}")
+    remark(f"report: [cyan]{escape(str(result.report))}[/]")
+    remark(f"next: bertwright predict --model {escape(str(result.run_dir))} --input FILE")
+    return 0 if result.met else 1
+
+
+def _row(candidate: dict[str, Any], chosen: str) -> list[str | Text]:
+    mark = "* " if candidate["name"] == chosen else "  "
+    parameters = candidate.get("parameters")
+    cells = (
+        f"{mark}{candidate['name']}",
+        str(candidate.get("layers", "")),
+        format_parameters(parameters) if parameters else "",
+        f"{candidate['score']:.4f}",
+        f"{candidate['score_low']:.3f}-{candidate['score_high']:.3f}",
+        f"{candidate['kept']:.1%}" if "kept" in candidate else "",
+        format_speed(candidate["throughput_texts_s"]),
+        f"{candidate['speedup']:.1f}x",
+        f"{candidate['latency_p50_ms']:.2f}",
+        f"{candidate['size_mb']:.1f}",
+        f"{candidate['peak_memory_mb']:,.0f}",
+    )
+    style = "bold green" if candidate["name"] == chosen else ""
+    return [Text(cell, style=style) for cell in cells]

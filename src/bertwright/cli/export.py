@@ -1,0 +1,28 @@
+"""Show what `export` wrote."""
+
+from __future__ import annotations
+
+from bertwright.cli.tables import remark
+from bertwright.verbs.export import ExportResult
+
+__all__ = ["show"]
+
+LOADS = {
+    "transformers": 'AutoModelForSequenceClassification.from_pretrained("{out}")',
+    "onnx": "bertwright predict --model {out} --input FILE",
+    "openvino": "bertwright predict --model {out} --input FILE",
+}
+
+
+def show(result: ExportResult, *, as_json: bool = False) -> int:
+    """Say on stderr what was written, how its numbers compare, and how to load it."""
+    remark(f"{result.format} {result.precision}, {result.size_mb:.1f} MB, in [cyan]{result.out}[/]")
+    parity = result.parity
+    if parity:
+        remark(
+            f"against torch on {parity['num_rows']:,} rows: logits differ by "
+            f"{parity['mean_abs']:.2g} on average, {parity['max_abs']:.2g} at most; "
+            f"{parity['label_agreement']:.1%} of the labels agree"
+        )
+    remark("load it: " + LOADS[result.format].format(out=result.out))
+    return 0

@@ -1,0 +1,71 @@
+"""Tables on stdout, and remarks on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "format_parameters",
+    "format_speed",
+    "pairs_table",
+    "print_json",
+    "print_table",
+    "remark",
+    "rows_table",
+]
+
+PLAIN_WIDTH = 160
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout, on one line."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout; not squeezed where there is no terminal to fit into."""
+    console = Console()
+    width = None if console.is_terminal else max(console.width, PLAIN_WIDTH)
+    console.print(table, width=width)
+
+
+def pairs_table(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Return a table of names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for name, value in pairs:
+        table.add_row(name, value)
+    return table
+
+
+def rows_table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return a table with a head; all columns but the first are aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def remark(text: str) -> None:
+    """Say something to the person, on stderr."""
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def format_speed(value: float) -> str:
+    """Return 6.25 -> "6.2", 1234.5 -> "1,234"."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def format_parameters(count: int) -> str:
+    """Return 22713216 -> "22.7M"."""
+    return f"{count / 1e6:.1f}M"

@@ -1,0 +1,178 @@
+"""Each model in each engine and precision: compiled, scored on the dev rows, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bertwright.data.sources import Rows
+from bertwright.data.tokenise import EncodedRows
+from bertwright.engines.base import EngineSpec, available_engines
+from bertwright.engines.compile import Artifact, compile_model
+from bertwright.errors import ArtifactError, ParityError, UsageError
+from bertwright.evaluate.evaluate import Scores, score_logits, score_model_dir
+from bertwright.progress import console
+from bertwright.tasks import TASKS
+
+__all__ = ["CompiledModel", "ModelToCompile", "compile_all", "score_artifact", "wanted_specs"]
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """One model in one engine and precision."""
+
+    model_name: str
+    """The student's name, or `teacher`."""
+    method: str
+    layers: int
+    seed: int
+    parameters: int
+    spec: EngineSpec
+    artifact_dir: Path
+    scores: Scores
+
+    @property
+    def name(self) -> str:
+        """`distil-3L@openvino:int8`."""
+        return f"{self.model_name}@{self.spec}"
+
+
+@dataclass(frozen=True)
+class ModelToCompile:
+    """A trained model that is to be tried in engines."""
+
+    name: str
+    method: str
+    layers: int
+    seed: int
+    parameters: int
+    model_dir: Path
+
+
+def wanted_specs(engines: Sequence[str], precisions: Sequence[str]) -> list[EngineSpec]:
+    """Return the engines and precisions to try: those asked for that this machine has.
+
+    Raises:
+        UsageError: none of them is here.
+    """
+    asked = {
+        EngineSpec.parse(name): reason
+        for name, reason in available_engines().items()
+        if (not engines or EngineSpec.parse(name).engine in engines)
+        and EngineSpec.parse(name).precision in precisions
+    }
+    specs = [spec for spec, reason in asked.items() if reason is None]
+    if not specs:
+        raise UsageError(
+            f"nothing to try: {', '.join(engines) or 'no engine'} in {' or '.join(precisions)}",
+            hint="; ".join(f"{spec}: {reason}" for spec, reason in asked.items())
+            or "`bertwright doctor` says what is installed",
+        )
+    return specs
+
+
+def compile_all(
+    models: Sequence[ModelToCompile],
+    specs: Sequence[EngineSpec],
+    folder: Path,
+    *,
+    train_rows: EncodedRows,
+    dev_rows: EncodedRows,
+    dev: Rows,
+    tolerance_points: float,
+    threads: int | None,
+) -> tuple[list[CompiledModel], dict[str, str]]:
+    """Compile and score every model under every spec.
+
+    Artifacts of an earlier, broken-off search are used again.
+
+    Returns:
+        What was compiled, and what was refused: name -> reason.
+    """
+    done: list[CompiledModel] = []
+    refused: dict[str, str] = {}
+    for model in models:
+        for spec in specs:
+            name = f"{model.name}@{spec}"
+            place = folder / model.name / str(spec).replace(":", "-")
+            try:
+                _compile_once(
+                    model.model_dir,
+                    spec,
+                    place,
+                    train_rows=train_rows,
+                    dev_rows=dev_rows,
+                    tolerance_points=tolerance_points,
+                    threads=threads,
+                )
+            except (ParityError, UsageError) as error:
+                refused[name] = error.message
+                console.print(f"[yellow]{name} refused:[/] {error.message}")
+                continue
+            scores = score_artifact(place, dev, spec, place.with_suffix(".dev.npz"), threads)
+            console.print(f"{name}: {scores.primary} {scores.score:.4f}")
+            done.append(
+                CompiledModel(
+                    model_name=model.name,
+                    method=model.method,
+                    layers=model.layers,
+                    seed=model.seed,
+                    parameters=model.parameters,
+                    spec=spec,
+                    artifact_dir=place,
+                    scores=scores,
+                )
+            )
+    return done, refused
+
+
+def _compile_once(
+    model_dir: Path,
+    spec: EngineSpec,
+    place: Path,
+    *,
+    train_rows: EncodedRows,
+    dev_rows: EncodedRows,
+    tolerance_points: float,
+    threads: int | None,
+) -> None:
+    if place.exists():
+        try:
+            Artifact.load(place)
+            return
+        except ArtifactError as error:
+            console.print(f"[yellow]making {place} again:[/] {error.message}")
+    compile_model(
+        model_dir,
+        spec,
+        place,
+        calibration=train_rows,
+        parity=dev_rows,
+        dev=dev_rows,
+        tolerance_points=tolerance_points,
+        threads=threads,
+    )
+
+
+def score_artifact(
+    artifact_dir: Path, rows: Rows, spec: EngineSpec, record: Path, threads: int | None
+) -> Scores:
+    """Score an artifact on labelled rows; its logits are kept in `record` and read from there."""
+    if not record.exists():
+        scores = score_model_dir(artifact_dir, rows, spec, threads=threads)
+        temporary = record.with_name(f".{record.name}")
+        np.savez(
+            temporary,
+            task=scores.task,
+            logits=scores.logits,
+            labels=scores.labels,
+            names=scores.label_names,
+        )
+        temporary.replace(record)
+        return scores
+    with np.load(record) as kept:
+        task = TASKS[str(kept["task"])]
+        return score_logits(task, kept["logits"], kept["labels"], tuple(kept["names"].tolist()))

@@ -1,0 +1,77 @@
+"""The options of a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bertwright.compress.budget import Prefer
+from bertwright.compress.candidates import STUDENT_METHODS, StudentMethod
+from bertwright.config import require
+
+__all__ = ["SearchConfig"]
+
+DISTIL_WITH = ("soft_targets",)
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What is tried, and how it is measured."""
+
+    depths: tuple[int, ...] = ()
+    """Layers of the students; may be given several times. Without it: every divisor of the
+    teacher's depth below it."""
+    students: tuple[StudentMethod, ...] = ()
+    """How students are made; may be given several times. control: the same size, fine-tuned
+    without the teacher. Without it: all three."""
+    distil_with: tuple[str, ...] = ()
+    """Method of the distilled students, NAME or NAME:key=value,key=value; may be given several
+    times. Without it: soft_targets."""
+    theseus_lr: float | None = None
+    """Peak learning rate of Theseus. Without it: --lr."""
+    engines: tuple[Literal["torch", "onnxruntime", "openvino"], ...] = ()
+    """Engine to try; may be given several times. Without it: all that are installed."""
+    precisions: tuple[Literal["fp32", "bf16", "int8"], ...] = ()
+    """Number format to try, where an engine and the processor have it; may be given several
+    times. Without it: fp32 and int8."""
+    prefer: Prefer = "speed"
+    """What to have most of among those that meet the budget."""
+    halving: bool = True
+    """Train all students by half first, and drop those that are clearly beaten then."""
+    slice_rows: int = 500
+    """Dev rows on which half-trained students are compared."""
+    seeds: int = 1
+    """Seeds for each kind of student at the chosen depth; more show what is chance."""
+    tolerance_points: float = 0.5
+    """Most points (hundredths) of the score that int8 may cost a model; beyond, it is repaired or
+    refused."""
+    repeats: int = 5
+    """Rounds of the speed measurement; the median counts."""
+    measure_rows: int = 1000
+    """Dev rows used for throughput, in their real mix of lengths."""
+    latency_rows: int = 200
+    """Dev rows answered one by one for latency."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.theseus_lr is None or self.theseus_lr > 0, "theseus_lr", self.theseus_lr, "above 0"
+        )
+        require(self.tolerance_points >= 0, "tolerance_points", self.tolerance_points, "at least 0")
+        for name in ("slice_rows", "seeds", "repeats", "measure_rows", "latency_rows"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+    @property
+    def student_methods(self) -> tuple[StudentMethod, ...]:
+        """The kinds of students to train."""
+        return self.students or STUDENT_METHODS
+
+    @property
+    def distil_specs(self) -> tuple[str, ...]:
+        """The methods of the distilled students."""
+        return self.distil_with or DISTIL_WITH
+
+    @property
+    def tried_precisions(self) -> tuple[str, ...]:
+        """The number formats to try."""
+        return self.precisions or PRECISIONS

@@ -1,0 +1,423 @@
+"""The search: train students, compile, measure, choose. It always ends with a model.
+
+The folder of a search:
+
+    students/NAME/      a student's run, its model/
+    artifacts/NAME/     each model in each engine
+    model/              the chosen model, to load and train further
+    artifact/           the chosen model compiled for the chosen engine, to predict and serve
+    frontier.json       every candidate with what was measured, and the choice
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertwright.compress.artifacts import (
+    CompiledModel,
+    ModelToCompile,
+    compile_all,
+    score_artifact,
+    wanted_specs,
+)
+from bertwright.compress.budget import Budget, Choice, choose_candidate
+from bertwright.compress.candidates import StudentPlan, plan_students
+from bertwright.compress.config import SearchConfig
+from bertwright.compress.frontier import find_frontier, summarise_seeds
+from bertwright.compress.halving import choose_dropped
+from bertwright.compress.measuring import measure_beside_baseline
+from bertwright.compress.students import (
+    StudentContext,
+    TrainedStudent,
+    train_half,
+    train_whole,
+)
+from bertwright.data.sources import Rows
+from bertwright.data.tokenise import EncodedRows, tokenise
+from bertwright.evaluate.evaluate import (
+    Scores,
+    confusion_counts,
+    evaluation_record,
+    sample_texts,
+)
+from bertwright.evaluate.machine import machine, versions
+from bertwright.evaluate.measure import Measurement, Target, model_folder
+from bertwright.evaluate.significance import kept_interval, mcnemar_exact
+from bertwright.files import atomic_dir, write_json
+from bertwright.models.export import export_transformers
+from bertwright.models.roles import get_roles
+from bertwright.models.task_model import TaskModel
+from bertwright.progress import console
+from bertwright.registry import parse_method_spec
+from bertwright.training.config import TrainingConfig
+
+__all__ = ["SearchResult", "SearchRows", "search"]
+
+TEACHER = "teacher"
+BASELINE = "pipeline"
+
+
+@dataclass(frozen=True)
+class SearchRows:
+    """The labelled rows of a search. `test`, if given, chooses nothing and is only reported."""
+
+    train: Rows
+    dev: Rows
+    test: Rows | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search ends with: `frontier` is frontier.json, `extras` feed the report."""
+
+    frontier: dict[str, Any]
+    extras: dict[str, Any]
+    choice: Choice
+
+
+def search(
+    teacher_dir: str | Path,
+    rows: SearchRows,
+    *,
+    budget: Budget,
+    config: SearchConfig,
+    training: TrainingConfig,
+    out: str | Path,
+    command: str = "",
+) -> SearchResult:
+    """Search for the smallest, fastest model that keeps what the budget asks; see the module.
+
+    What was finished by an earlier search in the same folder, broken off, is used again; speed is
+    always measured anew, all candidates in one run.
+
+    Args:
+        teacher_dir: a fine-tuned model or its run directory.
+        rows: to train on, to choose by, and to report on.
+        budget: what is asked.
+        config: what is tried.
+        training: of each student.
+        out: folder of the search.
+        command: that repeats it, for the record.
+
+    Raises:
+        UsageError: an option does not fit the teacher, or no engine asked for is here.
+    """
+    teacher_dir, out = model_folder(teacher_dir), Path(out)
+    teacher = TaskModel.load(teacher_dir)
+    depth = get_roles(teacher.encoder).num_layers
+    plans = plan_students(
+        depth, depths=config.depths, methods=config.student_methods, seed=training.seed
+    )
+    specs = wanted_specs(config.engines, config.tried_precisions)
+    train_rows, dev_rows = (_encode(part, teacher) for part in (rows.train, rows.dev))
+    context = StudentContext(
+        teacher=teacher,
+        base_model=str(teacher.lineage.get("base_model", teacher_dir)),
+        train_rows=train_rows,
+        dev_rows=dev_rows,
+        distil_methods=[parse_method_spec(spec) for spec in config.distil_specs],
+        training=training,
+        folder=out / "students",
+        theseus_lr=config.theseus_lr,
+    )
+    console.rule("students", align="left")
+    students, dropped = _train_students(plans, context, config)
+    console.rule("engines", align="left")
+    as_teacher = ModelToCompile(
+        TEACHER, TEACHER, depth, 0, sum(p.numel() for p in teacher.parameters()), teacher_dir
+    )
+    making = _Making(rows, train_rows, dev_rows, config, training, out / "artifacts")
+    compiled, refused = making.compile([as_teacher, *map(_to_compile, students)], specs)
+    stock = out / "artifacts" / "transformers"
+    if not stock.exists():
+        export_transformers(teacher_dir, stock)
+    console.rule("measuring", align="left")
+    candidates, baseline = making.measure(compiled, stock, teacher.max_length, teacher_dir)
+    choice = choose_candidate(candidates, budget, config.prefer)
+    chosen = next(c for c in compiled if c.name == choice.name)
+    more = _other_seeds(chosen, context, config)
+    if more:
+        console.rule("other seeds", align="left")
+        again, refused_again = making.compile(list(map(_to_compile, more)), [chosen.spec])
+        refused |= refused_again
+        measured_again, _ = making.measure(again, stock, teacher.max_length, teacher_dir)
+        candidates += measured_again
+        compiled += again
+        students += more
+    reference = making.teacher_scores(teacher_dir)
+    tests = making.test_scores(compiled, chosen, teacher_dir)
+    for candidate in candidates:
+        candidate |= tests.get(candidate["name"], {})
+    teacher_facts = _teacher_facts(candidates, reference) | tests.get(TEACHER, {})
+    frontier = {
+        "budget": {
+            "keep": budget.keep,
+            "max_latency_ms": budget.max_latency_ms,
+            "min_speedup": budget.min_speedup,
+            "max_size_mb": budget.max_size_mb,
+            "prefer": config.prefer,
+        },
+        "machine": machine(),
+        "versions": versions(),
+        "command": command,
+        "teacher": teacher_facts,
+        "baseline": baseline,
+        "candidates": candidates,
+        "frontier": find_frontier(candidates),
+        "chosen": choice.name,
+        "reason": choice.reason,
+        "met": choice.met,
+        "failed_constraints": [v.to_json() for v in choice.violations],
+        "dropped": {plan.name: why for plan, why in dropped.items()} | refused,
+        "seeds": summarise_seeds(candidates),
+    }
+    _keep_chosen(chosen, students, teacher_dir, out)
+    write_json(out / "frontier.json", frontier)
+    extras = _report_extras(rows.dev, reference, chosen, students, teacher_dir)
+    return SearchResult(frontier=frontier, extras=extras, choice=choice)
+
+
+def _train_students(
+    plans: Sequence[StudentPlan], context: StudentContext, config: SearchConfig
+) -> tuple[list[TrainedStudent], dict[StudentPlan, str]]:
+    """Train all by half, drop the hopeless, train the rest to the end. Cheap ones first."""
+    dropped: dict[StudentPlan, str] = {}
+    if config.halving and len(plans) > 1:
+        count = min(config.slice_rows, len(context.dev_rows))
+        picks = np.random.default_rng(0).choice(len(context.dev_rows), count, replace=False)
+        slice_rows = context.dev_rows.select(np.sort(picks))
+        correct = {plan: train_half(plan, context, slice_rows) for plan in plans}
+        dropped = choose_dropped(correct)
+        for plan, why in dropped.items():
+            console.print(f"[yellow]{plan.name} dropped:[/] {why}")
+    return [train_whole(plan, context) for plan in plans if plan not in dropped], dropped
+
+
+def _other_seeds(
+    chosen: CompiledModel, context: StudentContext, config: SearchConfig
+) -> list[TrainedStudent]:
+    """Train every kind of student at the chosen depth again with other seeds."""
+    if chosen.method == TEACHER:
+        return []
+    first = context.training.seed
+    return [
+        train_whole(StudentPlan(chosen.layers, method, seed), context)
+        for seed in range(first + 1, first + config.seeds)
+        for method in config.student_methods
+    ]
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What compiling, scoring and measuring have in common."""
+
+    rows: SearchRows
+    train_rows: EncodedRows
+    dev_rows: EncodedRows
+    config: SearchConfig
+    training: TrainingConfig
+    folder: Path
+
+    def compile(
+        self, models: Sequence[ModelToCompile], specs: Sequence[Any]
+    ) -> tuple[list[CompiledModel], dict[str, str]]:
+        return compile_all(
+            models,
+            specs,
+            self.folder,
+            train_rows=self.train_rows,
+            dev_rows=self.dev_rows,
+            dev=self.rows.dev,
+            tolerance_points=self.config.tolerance_points,
+            threads=self.training.threads,
+        )
+
+    def teacher_scores(self, teacher_dir: Path) -> Scores:
+        """Return the scores of the teacher in torch, fp32: what "kept" is a share of."""
+        return self._torch_scores(teacher_dir, self.rows.dev, "teacher-torch.dev.npz")
+
+    def measure(
+        self, compiled: Sequence[CompiledModel], stock: Path, max_length: int, teacher_dir: Path
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return the candidates as frontier.json has them, and the baseline."""
+        texts, texts_b = sample_texts(self.rows.dev, self.config.measure_rows)
+        targets = [Target(name=c.name, path=c.artifact_dir, spec=str(c.spec)) for c in compiled]
+        measured, speedups, beside = measure_beside_baseline(
+            Target(name=BASELINE, path=stock, kind="pipeline", max_length=max_length),
+            targets,
+            texts,
+            texts_b,
+            threads=self.training.threads,
+            repeats=self.config.repeats,
+            latency_rows=self.config.latency_rows,
+        )
+        reference = self.teacher_scores(teacher_dir)
+        candidates = [
+            _candidate(c, m, speedup, reference)
+            for c, m, speedup in zip(compiled, measured, speedups, strict=True)
+        ]
+        baseline = {**evaluation_record(reference, beside), "name": BASELINE, "speedup": 1.0}
+        return candidates, baseline
+
+    def test_scores(
+        self, compiled: Sequence[CompiledModel], chosen: CompiledModel, teacher_dir: Path
+    ) -> dict[str, dict[str, Any]]:
+        """Return test figures of the teacher, and of all models in the chosen engine."""
+        test = self.rows.test
+        if test is None:
+            return {}
+        reference = self._torch_scores(teacher_dir, test, "teacher-torch.test.npz")
+        facts = {TEACHER: _test_facts(reference, reference)}
+        for model in compiled:
+            if model.spec == chosen.spec:
+                record = model.artifact_dir.with_suffix(".test.npz")
+                scores = score_artifact(
+                    model.artifact_dir, test, model.spec, record, self.training.threads
+                )
+                facts[model.name] = _test_facts(scores, reference)
+        return facts
+
+    def _torch_scores(self, teacher_dir: Path, rows: Rows, record: str) -> Scores:
+        from bertwright.engines.base import EngineSpec
+
+        spec = EngineSpec.parse("torch:fp32")
+        return score_artifact(teacher_dir, rows, spec, self.folder / record, self.training.threads)
+
+
+def _encode(rows: Rows, teacher: TaskModel) -> EncodedRows:
+    return tokenise(rows, teacher.tokenizer, max_length=teacher.max_length)
+
+
+def _to_compile(student: TrainedStudent) -> ModelToCompile:
+    plan = student.plan
+    return ModelToCompile(
+        plan.name, plan.method, plan.layers, plan.seed, student.parameters, student.model_dir
+    )
+
+
+def _candidate(
+    compiled: CompiledModel, measured: Measurement, speedup: float, reference: Scores
+) -> dict[str, Any]:
+    kept = kept_interval(compiled.scores.correct, reference.correct)
+    return {
+        "name": compiled.name,
+        "method": compiled.method,
+        "layers": compiled.layers,
+        "seed": compiled.seed,
+        "parameters": compiled.parameters,
+        **evaluation_record(compiled.scores, measured),
+        "kept": kept.value,
+        "kept_low": kept.low,
+        "kept_high": kept.high,
+        "p_value": mcnemar_exact(compiled.scores.correct, reference.correct).p,
+        "speedup": speedup,
+    }
+
+
+def _test_facts(scores: Scores, reference: Scores) -> dict[str, Any]:
+    kept = kept_interval(scores.correct, reference.correct)
+    return {
+        "test_score": scores.score,
+        "test_score_low": scores.interval.low,
+        "test_score_high": scores.interval.high,
+        "test_metrics": dict(scores.metrics),
+        "test_num_rows": len(scores.labels),
+        "test_kept": kept.value,
+        "test_kept_low": kept.low,
+        "test_kept_high": kept.high,
+        "test_p_value": mcnemar_exact(scores.correct, reference.correct).p,
+    }
+
+
+def _teacher_facts(candidates: Sequence[Mapping[str, Any]], reference: Scores) -> dict[str, Any]:
+    """Return the teacher as it stands in torch and fp32, with its speed where that was measured."""
+    for candidate in candidates:
+        if candidate["name"] == f"{TEACHER}@torch:fp32":
+            return {**candidate, "name": TEACHER}
+    return {
+        "name": TEACHER,
+        "task": reference.task,
+        "num_rows": len(reference.labels),
+        "metrics": dict(reference.metrics),
+        "primary": reference.primary,
+        "score": reference.score,
+        "score_low": reference.interval.low,
+        "score_high": reference.interval.high,
+    }
+
+
+def _keep_chosen(
+    chosen: CompiledModel, students: Sequence[TrainedStudent], teacher_dir: Path, out: Path
+) -> None:
+    """Copy the chosen model and its artifact to where `predict` and `serve` look for them."""
+    models = {student.plan.name: student.model_dir for student in students}
+    source = models.get(chosen.model_name, teacher_dir)
+    for origin, place in ((source, out / "model"), (chosen.artifact_dir, out / "artifact")):
+        with atomic_dir(place) as temporary:
+            shutil.copytree(origin, temporary, dirs_exist_ok=True)
+
+
+def _report_extras(
+    dev: Rows,
+    reference: Scores,
+    chosen: CompiledModel,
+    students: Sequence[TrainedStudent],
+    teacher_dir: Path,
+) -> dict[str, Any]:
+    names = reference.label_names
+    curves = {s.plan.name: _read_curve(s.metrics_file) for s in students}
+    teacher_curve = teacher_dir.parent / "metrics.jsonl"
+    if teacher_curve.exists():
+        curves = {TEACHER: _read_curve(teacher_curve), **curves}
+    return {
+        "curves": curves,
+        "confusion": {
+            "labels": list(names),
+            "teacher": confusion_counts(
+                reference.labels, reference.predictions, len(names)
+            ).tolist(),
+            "chosen": confusion_counts(
+                chosen.scores.labels, chosen.scores.predictions, len(names)
+            ).tolist(),
+        },
+        "disagreements": _disagreements(dev, reference, chosen.scores),
+    }
+
+
+def _read_curve(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:
+    """Return the dev rows on which the teacher and the chosen model give different labels."""
+    names = reference.label_names
+    rows = np.flatnonzero(reference.predictions != chosen.predictions)
+    sure_t, sure_s = _confidence(reference.logits), _confidence(chosen.logits)
+    part = dev.select(rows)
+    texts, texts_b = part.texts(), part.texts_b()
+    found = []
+    for place, row in enumerate(rows.tolist()):
+        entry = {
+            "text": texts[place],
+            "label": names[int(reference.labels[row])],
+            "teacher": names[int(reference.predictions[row])],
+            "chosen": names[int(chosen.predictions[row])],
+            "teacher_score": float(sure_t[row]),
+            "chosen_score": float(sure_s[row]),
+        }
+        if texts_b is not None:
+            entry["text_b"] = texts_b[place]
+        found.append(entry)
+    return found
+
+
+def _confidence(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted.max(axis=-1) / shifted.sum(axis=-1)

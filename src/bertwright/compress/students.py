@@ -1,0 +1,211 @@
+"""Training the students of a search: half of it first, the rest for those that are worth it.
+
+A student's folder holds its run (`metrics.jsonl`, `checkpoints/`), then `model/` and
+`student.json` when it is done. A search that was killed goes on from these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertwright.compress.candidates import StudentPlan
+from bertwright.data.tokenise import EncodedRows
+from bertwright.files import read_json, write_json
+from bertwright.methods.distil.student_init import choose_layers, init_student
+from bertwright.methods.distil.train import train_distilled
+from bertwright.methods.replace.theseus import TheseusConfig, replace_layers, train_theseus
+from bertwright.models.roles import get_roles
+from bertwright.models.task_model import TaskModel, build_task_model, copy_with_layers
+from bertwright.progress import console
+from bertwright.tasks import TASKS
+from bertwright.training.config import TrainingConfig
+from bertwright.training.evaluation import evaluate_model
+from bertwright.training.loop import TrainResult, count_steps, train
+
+__all__ = ["StudentContext", "TrainedStudent", "train_half", "train_whole"]
+
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class StudentContext:
+    """What all students of a search have in common."""
+
+    teacher: TaskModel
+    base_model: str
+    """The pre-trained encoder that the teacher was made from; the controls start from it."""
+    train_rows: EncodedRows
+    dev_rows: EncodedRows
+    distil_methods: Sequence[Any]
+    """Configs of the distillation methods."""
+    training: TrainingConfig
+    folder: Path
+    theseus_lr: float | None = None
+    """Peak learning rate of Theseus; None: the same as the others'."""
+
+    def folder_of(self, plan: StudentPlan) -> Path:
+        """Return the run directory of a student."""
+        return self.folder / plan.name
+
+    def training_of(self, plan: StudentPlan) -> TrainingConfig:
+        """Return the options of a student's training: the search's, with its own seed."""
+        lr = self.theseus_lr if plan.method == "theseus" and self.theseus_lr else self.training.lr
+        return dataclasses.replace(self.training, seed=plan.seed, lr=lr)
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """A student that is done. `seconds` is its training time; `score` on the dev rows, by torch."""
+
+    plan: StudentPlan
+    model_dir: Path
+    metrics_file: Path
+    score: float
+    parameters: int
+    seconds: float
+    steps: int
+
+
+def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRows) -> np.ndarray:
+    """Train a student for half of its steps; return which rows of the slice it gets right, [N].
+
+    Done before (by this search, killed and resumed), it is only read.
+    """
+    folder = context.folder_of(plan)
+    record = folder / "half.npy"
+    if record.exists():
+        return np.load(record)
+    console.print(f"[bold]{plan.name}[/]: first half")
+    half, _ = _TRAINERS[plan.method](plan, context, True)
+    _, logits = evaluate_model(half, slice_rows, TASKS[half.task])
+    labels = slice_rows.label_ids
+    assert labels is not None
+    correct = TASKS[half.task].correct(logits, labels)
+    temporary = folder / "half.tmp.npy"
+    np.save(temporary, correct)
+    temporary.replace(record)
+    return correct
+
+
+def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
+    """Train a student to the end, going on from its first half if there is one, and save it."""
+    folder = context.folder_of(plan)
+    record = folder / "student.json"
+    if not record.exists():
+        began = time.monotonic()
+        console.print(f"[bold]{plan.name}[/]: to the end")
+        model, result = _TRAINERS[plan.method](plan, context, False)
+        assert result is not None and result.best_score is not None
+        model.lineage = {
+            **model.lineage,
+            "method": plan.method,
+            "layers": plan.layers,
+            "seed": plan.seed,
+            "teacher": context.teacher.lineage,
+            "scores": result.metrics,
+        }
+        model.save(folder / "model")
+        write_json(
+            record,
+            {
+                "score": result.best_score,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "seconds": result.seconds,
+                "wall_s": time.monotonic() - began,
+                "steps": result.steps,
+            },
+        )
+    facts = read_json(record)
+    return TrainedStudent(
+        plan=plan,
+        model_dir=folder / "model",
+        metrics_file=folder / "metrics.jsonl",
+        score=facts["score"],
+        parameters=facts["parameters"],
+        seconds=facts["seconds"],
+        steps=facts["steps"],
+    )
+
+
+def _half_of(context: StudentContext, training: TrainingConfig) -> int:
+    return max(1, round(HALF * count_steps(context.train_rows, training)))
+
+
+def _train_distil(
+    plan: StudentPlan, context: StudentContext, half: bool
+) -> tuple[TaskModel, TrainResult]:
+    depth = get_roles(context.teacher.encoder).num_layers
+    student = init_student(context.teacher, choose_layers(depth, plan.layers, "uniform"))
+    training = context.training_of(plan)
+    result = train_distilled(
+        student,
+        context.teacher,
+        context.train_rows,
+        context.dev_rows,
+        methods=context.distil_methods,
+        training=training,
+        run_dir=context.folder_of(plan),
+        resume=True,
+        cache_folder=context.folder / "teacher-answers",
+        pause_at=_half_of(context, training) if half else None,
+    )
+    return student, result
+
+
+def _train_control(
+    plan: StudentPlan, context: StudentContext, half: bool
+) -> tuple[TaskModel, TrainResult]:
+    """Fine-tune a cut-down pre-trained encoder on the labels alone: nothing of the teacher."""
+    teacher = context.teacher
+    training = context.training_of(plan)
+    base = build_task_model(
+        context.base_model,
+        task=teacher.task,
+        labels=teacher.labels,
+        config=teacher.config,
+        max_length=teacher.max_length,
+        seed=plan.seed,
+        tokenizer=teacher.tokenizer,
+    )
+    depth = get_roles(base.encoder).num_layers
+    student = copy_with_layers(base, choose_layers(depth, plan.layers, "uniform"))
+    result = train(
+        student,
+        context.train_rows,
+        context.dev_rows,
+        task=TASKS[teacher.task],
+        config=training,
+        run_dir=context.folder_of(plan),
+        resume=True,
+        pause_at=_half_of(context, training) if half else None,
+    )
+    return student, result
+
+
+def _train_theseus(
+    plan: StudentPlan, context: StudentContext, half: bool
+) -> tuple[TaskModel, TrainResult | None]:
+    """Half of it is the replacement phase; the rest fine-tunes the successors alone."""
+    config = TheseusConfig(num_layers=plan.layers, replace_share=HALF)
+    arguments: dict[str, Any] = {
+        "config": config,
+        "training": context.training_of(plan),
+        "run_dir": context.folder_of(plan),
+        "resume": True,
+    }
+    rows = (context.teacher, context.train_rows, context.dev_rows)
+    if half:
+        return replace_layers(*rows, **arguments), None
+    return train_theseus(*rows, **arguments)
+
+
+_TRAINERS: dict[
+    str, Callable[[StudentPlan, StudentContext, bool], tuple[TaskModel, TrainResult | None]]
+] = {"control": _train_control, "distil": _train_distil, "theseus": _train_theseus}

@@ -1,0 +1,433 @@
+"""From a model directory to an artifact, checked against torch, and from there to a session.
+
+Never silently wrong: fp32 must match torch's logits, bf16 and int8 must keep the score; int8 that
+does not is repaired by sparing parts of the model, or refused.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertwright.data.batching import collate
+from bertwright.data.tokenise import EncodedRows
+from bertwright.engines.artifact import (
+    ARTIFACT_FILE,
+    MANIFEST_FILE,
+    Artifact,
+    describe_files,
+    hash_model,
+)
+from bertwright.engines.base import (
+    Batch,
+    Compiler,
+    EngineModule,
+    EngineSpec,
+    Session,
+    load_engine,
+)
+from bertwright.engines.parity import (
+    Parity,
+    ParityBatches,
+    as_arrays,
+    encoded_batches,
+    measure_parity,
+    random_parity_batches,
+    real_parity_batches,
+    run_all,
+)
+from bertwright.engines.repair import Trial, repair
+from bertwright.engines.torch_engine import TorchSession
+from bertwright.errors import (
+    ArtifactError,
+    BertwrightError,
+    ConfigError,
+    ModelLoadError,
+    ParityError,
+    UsageError,
+)
+from bertwright.files import atomic_dir, cache_dir, read_json
+from bertwright.models.encoder import find_model_dir, quiet_transformers
+from bertwright.models.task_model import TaskModel
+from bertwright.tasks import TASKS
+
+__all__ = ["Artifact", "compile_model", "find_folder", "find_spec", "open_session", "read_manifest"]
+
+_NUM_CALIBRATION = 300
+_FP32_TOLERANCE = 1e-3
+_AGREEMENT_POINTS = 3.0
+_SCORE_BATCH_TOKENS = 2048
+
+
+def compile_model(
+    model_dir: str | Path,
+    spec: EngineSpec | str,
+    out_dir: str | Path,
+    *,
+    calibration: EncodedRows | None = None,
+    parity: EncodedRows | None = None,
+    dev: EncodedRows | None = None,
+    tolerance_points: float = 0.5,
+    threads: int | None = None,
+) -> Artifact:
+    """Compile a saved TaskModel for an engine, check it against torch, and write the artifact.
+
+    Parity is measured on padded batches, single rows and single tokens. In fp32 the largest
+    difference of a logit may be 1e-3 (times the largest logit, if that is above 1). In bf16 and
+    int8 the score on `dev` may drop by `tolerance_points`; without `dev`, torch's own labels of the
+    parity rows take the place of true ones, and up to 3 points of them may change (a label that
+    changes costs nothing on average when it was as often wrong as right).
+
+    Args:
+        model_dir: what `TaskModel.save` wrote, or a run directory.
+        spec: engine and precision.
+        out_dir: the artifact's folder; one that is there is replaced when all went well.
+        calibration: training rows for OpenVINO's int8; 300 of them are drawn.
+        parity: real rows to compare logits on; without them, random token ids.
+        dev: labelled rows to score on.
+        tolerance_points: how much score may be lost, in points (100 = everything).
+        threads: processor threads for the checks; None: as the engines choose.
+
+    Raises:
+        ModelLoadError: there is no saved model.
+        MissingDependencyError: the engine's library is not installed.
+        UsageError: calibration rows are needed and missing, or dev's labels are not the model's.
+        ParityError: the answers differ by more than allowed and no repair helped.
+    """
+    spec = EngineSpec.parse(spec) if isinstance(spec, str) else spec
+    engine = load_engine(spec, compiling=True)
+    source = find_model_dir(model_dir)
+    if tolerance_points < 0:
+        raise ConfigError(f"--tolerance-points {tolerance_points}: must be at least 0")
+    if str(spec) == "openvino:int8" and (calibration is None or len(calibration) == 0):
+        raise UsageError(
+            "OpenVINO's int8 is calibrated on real rows, and none were given",
+            hint="give training data with --data",
+        )
+    model = TaskModel.load(model_dir)
+    assert source is not None
+    reference = TorchSession(TaskModel.load(source), "fp32", threads)
+    judge = _Judge.prepare(model, reference, parity, dev)
+    with atomic_dir(out_dir) as folder:
+        bench = _Bench(
+            engine=engine,
+            spec=spec,
+            compiler=engine.make_compiler(model, spec.precision),
+            folder=folder,
+            judge=judge,
+            calibration=_draw(calibration),
+            threads=threads,
+        )
+        trial = bench.attempt(())
+        allowed = judge.allowed_points(tolerance_points)
+        if spec.precision == "fp32":
+            _check_fp32(trial.extra.parity, spec)
+        elif spec.precision == "int8":
+            trial = repair(
+                bench.attempt, bench.compiler.groups(), tolerance_points=allowed, first=trial
+            )
+        elif trial.drop_points > allowed:
+            raise ParityError(
+                f"{spec} loses {trial.drop_points:.2f} points of score, more than {allowed:g}",
+                hint="use fp32 for this model",
+            )
+        if bench.written != trial.kept:
+            trial = bench.attempt(trial.kept)
+        shutil.copy(source / MANIFEST_FILE, folder / MANIFEST_FILE)
+        if model.tokenizer is not None:
+            with quiet_transformers():
+                model.tokenizer.save_pretrained(folder)
+        artifact = _describe(folder, spec, source, engine, trial, judge, allowed)
+        artifact.save()
+    return Artifact.load(out_dir)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What answers are compared with: torch's logits, and labels."""
+
+    batches: ParityBatches
+    reference: TorchSession
+    task: str
+    score_batches: Sequence[Batch]
+    labels: np.ndarray
+    score_t: float
+    """Torch's score in points."""
+    rows: str
+    """"dev", or "parity" when torch's own labels stand in for true ones."""
+
+    @classmethod
+    def prepare(
+        cls,
+        model: TaskModel,
+        reference: TorchSession,
+        parity: EncodedRows | None,
+        dev: EncodedRows | None,
+    ) -> _Judge:
+        """Run torch over everything once."""
+        real = parity is not None and len(parity) > 0
+        batches = real_parity_batches(parity) if real else random_parity_batches(model)  # type: ignore[arg-type]
+        if dev is not None and len(dev) > 0:
+            labels_all = _labels_of(dev, model)
+            plan = list(
+                encoded_batches(
+                    dev, batch_tokens=_SCORE_BATCH_TOKENS, batch_size=32, pad_multiple=8
+                )
+            )
+            labels = np.concatenate([labels_all[positions] for positions, _ in plan])
+            score_batches = [batch for _, batch in plan]
+            logits = run_all(reference, score_batches)
+        else:
+            score_batches = batches.padded
+            logits = run_all(reference, score_batches)
+            labels = logits.argmax(axis=-1)
+        return cls(
+            batches=batches,
+            reference=reference,
+            task=model.task,
+            score_batches=score_batches,
+            labels=labels,
+            score_t=_score(model.task, logits, labels),
+            rows="dev" if dev is not None and len(dev) > 0 else "parity",
+        )
+
+    def allowed_points(self, tolerance_points: float) -> float:
+        """Return how many points may be lost."""
+        if self.rows == "dev":
+            return tolerance_points
+        return max(tolerance_points, _AGREEMENT_POINTS)
+
+    def score(self, session: Session) -> float:
+        """Return the session's score in points."""
+        logits = np.concatenate(list(session.run_many(self.score_batches)))
+        if not np.isfinite(logits).all():
+            return float("-inf")
+        return _score(self.task, logits, self.labels)
+
+
+def _score(task_name: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    task = TASKS[task_name]
+    return 100.0 * task.compute_metrics(logits, labels)[task.primary]
+
+
+def _labels_of(dev: EncodedRows, model: TaskModel) -> np.ndarray:
+    if dev.label_ids is None or dev.labels is None:
+        raise UsageError("the rows to score int8 on have no labels", hint="give labelled --data")
+    if list(dev.labels.names) != list(model.labels):
+        raise UsageError(
+            "the rows to score int8 on have other labels than the model",
+            hint="read them with the model's own label list",
+        )
+    return np.asarray(dev.label_ids)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a trial carries along."""
+
+    parity: Parity
+    facts: dict[str, Any]
+    score: float
+
+
+@dataclass
+class _Bench:
+    """Compiles with some parts spared and measures what came out."""
+
+    engine: EngineModule
+    spec: EngineSpec
+    compiler: Compiler
+    folder: Path
+    judge: _Judge
+    calibration: Sequence[Batch]
+    threads: int | None
+    written: tuple[str, ...] | None = None
+    """Which parts the files now in the folder spare."""
+
+    def attempt(self, kept: tuple[str, ...]) -> Trial:
+        """Write the engine's files, open them, and compare with torch."""
+        facts = self.compiler.write(self.folder, calibration=self.calibration, kept=kept)
+        facts["precision"] = self.spec.precision
+        self.written = kept
+        session = self.engine.open_artifact(self.folder, facts, threads=self.threads, streams=1)
+        try:
+            parity = measure_parity(self.judge.reference, session, self.judge.batches)
+            score = self.judge.score(session)
+        finally:
+            session.close()
+        return Trial(
+            kept=kept,
+            drop_points=self.judge.score_t - score,
+            error=parity.mean_abs,
+            extra=_Outcome(parity, facts, score),
+        )
+
+
+def _draw(calibration: EncodedRows | None) -> list[Batch]:
+    """Return single rows without padding, drawn at random with a fixed seed."""
+    if calibration is None or len(calibration) == 0:
+        return []
+    count = min(_NUM_CALIBRATION, len(calibration))
+    drawn = np.random.default_rng(0).choice(len(calibration), size=count, replace=False)
+    return [as_arrays(collate(calibration, [row], pad_multiple=1)) for row in drawn]
+
+
+def _check_fp32(parity: Parity, spec: EngineSpec) -> None:
+    allowed = _FP32_TOLERANCE * max(1.0, parity.max_logit)
+    if not parity.max_abs <= allowed:
+        raise ParityError(
+            f"{spec}: logits differ from torch's by up to {parity.max_abs:.2g} (padded rows "
+            f"{parity.max_abs_padded:.2g}, single rows {parity.max_abs_unpadded:.2g}, single "
+            f"tokens {parity.max_abs_length_1:.2g}); allowed is {allowed:.2g}",
+            hint="use another engine for this model; please report it",
+        )
+
+
+def _describe(
+    folder: Path,
+    spec: EngineSpec,
+    source: Path,
+    engine: EngineModule,
+    trial: Trial,
+    judge: _Judge,
+    allowed: float,
+) -> Artifact:
+    outcome: _Outcome = trial.extra
+    facts = dict(outcome.facts)
+    return Artifact(
+        dir=folder,
+        spec=spec,
+        model_hash=hash_model(source),
+        parity=outcome.parity.to_json(),
+        score={
+            "rows": judge.rows,
+            "num_rows": len(judge.labels),
+            "metric": TASKS[judge.task].primary,
+            "torch": judge.score_t / 100,
+            "engine": outcome.score / 100,
+            "drop_points": trial.drop_points,
+            "allowed_points": allowed,
+        },
+        quantized=tuple(facts.pop("quantized")),
+        kept_in_high_precision=trial.kept,
+        facts=facts,
+        versions={spec.engine: engine.version(), "python": platform.python_version()},
+        files=describe_files(folder),
+    )
+
+
+def find_spec(path: str | Path) -> EngineSpec:
+    """Return what a folder is compiled for; torch:fp32 for a model directory.
+
+    Raises:
+        ModelLoadError: it is neither.
+        ArtifactError: it is a damaged artifact.
+    """
+    folder = find_folder(path)
+    return Artifact.load(folder).spec if (folder / ARTIFACT_FILE).exists() else EngineSpec()
+
+
+def open_session(
+    path: str | Path,
+    spec: EngineSpec | str | None = None,
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+) -> Session:
+    """Open an artifact, or a model directory under any engine but int8.
+
+    For an engine other than torch a model directory is compiled first, without real rows to check
+    on; the artifact is kept in the cache.
+
+    Args:
+        path: artifact, model or run directory.
+        spec: None: what the artifact is for, or torch:fp32.
+        threads: processor threads; None: as the engine chooses.
+        streams: how many batches `run_many` works on at once (OpenVINO); None: 1.
+
+    Raises:
+        ModelLoadError: there is no model.
+        ArtifactError: the artifact is damaged.
+        UsageError: the artifact is for another spec, or int8 is asked of a model directory.
+    """
+    folder = find_folder(path)
+    spec = EngineSpec.parse(spec) if isinstance(spec, str) else spec
+    if (folder / ARTIFACT_FILE).exists():
+        artifact = Artifact.load(folder)
+        if spec is not None and spec != artifact.spec:
+            raise UsageError(
+                f"{path} is compiled for {artifact.spec}, not for {spec}",
+                hint="give the model directory it was made from, or leave the engine out",
+            )
+    else:
+        spec = spec or EngineSpec()
+        if spec.engine == "torch":
+            return TorchSession(TaskModel.load(folder), spec.precision, threads)
+        artifact = _compile_in_cache(folder, spec, threads)
+    return _open_artifact(artifact, threads, streams or 1)
+
+
+def _open_artifact(artifact: Artifact, threads: int | None, streams: int) -> Session:
+    engine = load_engine(artifact.spec)
+    try:
+        return engine.open_artifact(artifact.dir, artifact.facts, threads=threads, streams=streams)
+    except BertwrightError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(
+            f"{artifact.dir}: {artifact.spec.engine} cannot open it: {reason}",
+            hint="compile it again: bertwright export",
+        ) from error
+
+
+def _compile_in_cache(folder: Path, spec: EngineSpec, threads: int | None) -> Artifact:
+    if spec.precision == "int8":
+        raise UsageError(
+            f"{folder} is not compiled, and {spec} has to be calibrated and checked on real rows",
+            hint="bertwright export --format openvino (or onnx) --precision int8 --data ...",
+        )
+    key = "-".join([spec.engine, spec.precision, load_engine(spec).version(), hash_model(folder)])
+    place = cache_dir() / "engines" / key
+    if place.exists():
+        try:
+            return Artifact.load(place)
+        except ArtifactError:
+            shutil.rmtree(place, ignore_errors=True)
+    return compile_model(folder, spec, place, threads=threads)
+
+
+def find_folder(path: str | Path) -> Path:
+    """Return the folder of an artifact or saved model at `path` or in a run directory there.
+
+    Raises:
+        ModelLoadError: there is none.
+    """
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / ARTIFACT_FILE).is_file() or (folder / MANIFEST_FILE).is_file():
+            return folder
+    raise ModelLoadError(
+        f"{path} is neither a saved model nor a compiled one",
+        hint="give the --out folder of finetune, distil, compress or export",
+    )
+
+
+def read_manifest(path: str | Path) -> Mapping[str, Any]:
+    """Return what bertwright.json of a model or artifact folder says.
+
+    Raises:
+        ModelLoadError: there is no such folder.
+        ArtifactError: the file is missing or damaged.
+    """
+    file = find_folder(path) / MANIFEST_FILE
+    try:
+        facts = read_json(file)
+        return {key: facts[key] for key in ("task", "labels", "max_length")}
+    except (BertwrightError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} is missing or damaged: {error}") from error

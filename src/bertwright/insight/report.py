@@ -1,0 +1,525 @@
+"""The page a person decides from: one self-contained `report.html` made of a frontier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bertwright.files import atomic_write_text
+from bertwright.insight.charts import (
+    SHAPES,
+    Plot,
+    find_unbeaten,
+    layout_curves,
+    layout_frontier,
+    marker_path,
+)
+
+__all__ = ["render_report"]
+
+MAX_MATRIX_LABELS = 12
+"""With more labels a confusion matrix cannot be read; the most confused pairs are shown then."""
+MAX_PAIRS = 15
+MAX_LABEL_CHANGES = 10
+MAX_DISAGREEMENTS = 40
+"""Rows shown of each kind of disagreement."""
+MAX_CURVE_LABELS = 12
+
+_MAIN_FAMILIES = ("theseus", "distil", "control")
+_FAMILY_WORDS = {
+    "theseus": "Theseus",
+    "distil": "Distilled",
+    "control": "Control (no teacher)",
+    "teacher": "Teacher's own depth",
+}
+_CONSTRAINTS = (
+    ("keep", "kept", "Share of the teacher’s score kept", "at least"),
+    ("min_speedup", "speedup", "Throughput, times the baseline", "at least"),
+    ("max_latency_ms", "latency_p50_ms", "Latency of one text (p50)", "at most"),
+    ("max_size_mb", "size_mb", "Size on disk", "at most"),
+)
+_PERCENT_METRICS = ("accuracy", "f1", "precision", "recall")
+
+
+def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the report as one html file that needs no network, and return its path.
+
+    Args:
+        frontier: what `compress` writes to frontier.json. Beside the documented keys it may have
+            `met` (bool), `failed_constraints` (a list of words, or of objects with `constraint`,
+            `limit`, `value`), `dropped` ({name: reason}, or a list of objects with `name` and
+            `reason`) and `seeds` (as `summarise_seeds` returns); a candidate may have `p_value`
+            (McNemar against the teacher) and `dropped` (the reason).
+        extras: any of `curves` {name: rows of metrics.jsonl}, `confusion` {"labels", "teacher",
+            "chosen"} with counts [true][predicted], `disagreements` [{"text", "label", "teacher",
+            "chosen", "teacher_score", "chosen_score"}] with an optional `text_b`, `data`
+            {words: value}, `notes` [words], `title`.
+        path: where the page goes; written whole or not at all.
+
+    Raises:
+        DiskFullError: there is no room for it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_FILTERS)
+    page = environment.get_template("report.html").render(_context(frontier, extras))
+    path = Path(path)
+    atomic_write_text(path, page)
+    return path
+
+
+def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+    teacher, baseline = dict(frontier["teacher"]), dict(frontier["baseline"])
+    teacher.setdefault("name", "teacher")
+    baseline.setdefault("name", "baseline")
+    scored = [dict(c) for c in frontier["candidates"] if not c.get("dropped")]
+    chosen = next((c for c in scored if c["name"] == frontier["chosen"]), None)
+    primary = str(teacher.get("primary", "score"))
+    families = _families(scored)
+    unbeaten = find_unbeaten([c for c in scored if _is_measured(c)])
+    for candidate in scored:
+        candidate["family"] = families[candidate["method"]]
+        candidate["unbeaten"] = candidate["name"] in unbeaten
+        candidate["is_chosen"] = candidate is chosen
+    budget = {k: v for k, v in dict(frontier.get("budget") or {}).items() if v is not None}
+    goals = _goals(budget, teacher, baseline)
+    checks = _checks(budget, chosen)
+    return {
+        "title": extras.get("title") or "Compression report",
+        "primary": primary,
+        "score": _score_formatter(primary),
+        "teacher": teacher,
+        "baseline": baseline,
+        "chosen": chosen,
+        "met": frontier.get("met", all(check["met"] for check in checks)),
+        "failed": _failed_words(frontier.get("failed_constraints") or ()),
+        "reason": frontier.get("reason", ""),
+        "checks": checks,
+        "wishes": _other_wishes(budget),
+        "verdict": _verdict(chosen, budget),
+        "families": list(families.values()),
+        "has_int8": any(c.get("precision") == "int8" for c in scored),
+        "wide_plot": _frontier_plot(scored, teacher, baseline, chosen, goals, primary, 900, 460),
+        "narrow_plot": _frontier_plot(scored, teacher, baseline, chosen, goals, primary, 400, 440),
+        "candidates": sorted(scored, key=_by_speed),
+        "dropped": _dropped(frontier),
+        "seeds": frontier.get("seeds") or extras.get("seeds") or [],
+        "curves": _curve_plots(extras.get("curves") or {}, scored, teacher, chosen, primary),
+        "confusion": _confusion(extras.get("confusion")),
+        "disagreements": _disagreements(extras.get("disagreements")),
+        "data": extras.get("data") or {},
+        "notes": extras.get("notes") or [],
+        "machine": frontier.get("machine") or {},
+        "versions": frontier.get("versions") or {},
+        "command": frontier.get("command") or "",
+        "marker_path": marker_path,
+    }
+
+
+def _is_measured(model: Mapping[str, Any]) -> bool:
+    return model.get("score") is not None and (model.get("throughput_texts_s") or 0) > 0
+
+
+def _by_speed(candidate: Mapping[str, Any]) -> tuple[float, str]:
+    return -(candidate.get("throughput_texts_s") or 0), candidate["name"]
+
+
+def _families(candidates: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Give each method a colour class and a marker shape; the well-known ones keep theirs."""
+    found = {str(c["method"]) for c in candidates}
+    order = [*_MAIN_FAMILIES, *sorted(found - set(_MAIN_FAMILIES))]
+    families = {}
+    for number, method in enumerate(order):
+        if method in found:
+            families[method] = {
+                "method": method,
+                "words": _FAMILY_WORDS.get(method, method),
+                "css": f"f{number % len(SHAPES)}",
+                "shape": SHAPES[number % len(SHAPES)],
+            }
+    return families
+
+
+def _goals(
+    budget: Mapping[str, Any], teacher: Mapping[str, Any], baseline: Mapping[str, Any]
+) -> dict[str, Any]:
+    goals: dict[str, Any] = {"score": None, "throughput": None, "labels": ("", "")}
+    words = ["", ""]
+    if "keep" in budget and _is_measured(teacher):
+        goals["score"] = budget["keep"] * teacher["score"]
+        words[0] = f"{_in_units('keep', budget['keep'])} kept"
+    if "min_speedup" in budget and _is_measured(baseline):
+        goals["throughput"] = budget["min_speedup"] * baseline["throughput_texts_s"]
+        words[1] = f"{budget['min_speedup']:g}× baseline"
+    goals["labels"] = (words[0], words[1])
+    return goals
+
+
+def _checks(budget: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    checks = []
+    for constraint, key, words, sense in _CONSTRAINTS:
+        if constraint not in budget:
+            continue
+        value, limit = (chosen or {}).get(key), budget[constraint]
+        met = value is not None and (value >= limit if sense == "at least" else value <= limit)
+        checks.append(
+            {
+                "constraint": constraint,
+                "words": words,
+                "asked": f"{sense} {_in_units(constraint, limit)}",
+                "value": "–" if value is None else _in_units(constraint, value),
+                "met": met,
+                "missed_by": None if met or value is None else f"{abs(value / limit - 1):.1%}",
+            }
+        )
+    return checks
+
+
+def _in_units(constraint: str, value: float) -> str:
+    if constraint == "keep":
+        return f"{100 * value:.2f}".rstrip("0").rstrip(".") + "%"
+    if constraint == "min_speedup":
+        return f"{value:.3g}×"
+    return f"{value:.3g} ms" if constraint == "max_latency_ms" else f"{value:.4g} MB"
+
+
+def _other_wishes(budget: Mapping[str, Any]) -> dict[str, str]:
+    known = {constraint for constraint, *_ in _CONSTRAINTS}
+    return {key.replace("_", " "): str(v) for key, v in budget.items() if key not in known}
+
+
+def _failed_words(failed: Sequence[Any]) -> list[str]:
+    words = []
+    names = {constraint: text for constraint, _, text, _ in _CONSTRAINTS}
+    for item in failed:
+        if isinstance(item, Mapping) and {"constraint", "limit", "value"} <= set(item):
+            constraint, limit, value = item["constraint"], item["limit"], item["value"]
+            words.append(
+                f"{names.get(constraint, constraint)}: {_in_units(constraint, value)} against the "
+                f"{_in_units(constraint, limit)} asked for, off by {abs(value / limit - 1):.1%}"
+            )
+        else:
+            words.append(str(item))
+    return words
+
+
+def _verdict(chosen: Mapping[str, Any] | None, budget: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the numbers of the chosen model allow one to say, in plain words."""
+    if chosen is None:
+        return {}
+    verdict = {}
+    if chosen.get("p_value") is not None:
+        p = chosen["p_value"]
+        meaning = (
+            "a difference from the teacher beyond chance"
+            if p < 0.05
+            else "no difference from the teacher shown on these rows"
+        )
+        verdict["mcnemar"] = (
+            f"Exact McNemar test against the teacher: p = {_p_value(p)}, {meaning}."
+        )
+    low, high, asked = chosen.get("kept_low"), chosen.get("kept_high"), budget.get("keep")
+    if low is not None:
+        until = "" if high is None else f" to {_share(high)}"
+        rows = f" on {chosen['num_rows']:,} evaluation rows" if chosen.get("num_rows") else ""
+        verdict["kept"] = f"The 95% interval of the share kept is from {_share(low)}{until}{rows}."
+        if asked is not None and low < asked <= (chosen.get("kept") or 0):
+            verdict["kept"] += (
+                f" Its lower end is below the {_in_units('keep', asked)} asked for: "
+                "more evaluation rows would make this surer."
+            )
+    return verdict
+
+
+def _frontier_plot(
+    candidates: Sequence[Mapping[str, Any]],
+    teacher: Mapping[str, Any],
+    baseline: Mapping[str, Any],
+    chosen: Mapping[str, Any] | None,
+    goals: Mapping[str, Any],
+    primary: str,
+    width: float,
+    height: float,
+) -> Plot | None:
+    score = _score_formatter(primary)
+    models = []
+
+    def add(model: Mapping[str, Any], rank: int, css: str, shape: str, label: str | None) -> None:
+        if not _is_measured(model):
+            return
+        low = model.get("score_low")
+        high = model.get("score_high")
+        models.append(
+            {
+                "name": model["name"],
+                "score": model["score"],
+                "score_low": model["score"] if low is None else low,
+                "score_high": model["score"] if high is None else high,
+                "throughput_texts_s": model["throughput_texts_s"],
+                "css": css,
+                "shape": shape,
+                "label": label,
+                "must_label": rank >= 2,
+                "rank": rank,
+                "title": _point_title(model, score),
+            }
+        )
+
+    for candidate in candidates:
+        is_chosen = candidate["name"] == (chosen or {}).get("name")
+        rank = 4 if is_chosen else 1 if candidate["unbeaten"] else 0
+        css = candidate["family"]["css"]
+        css += " full" if candidate.get("precision") == "int8" else " hollow"
+        css += " chosen" if is_chosen else "" if candidate["unbeaten"] else " beaten"
+        label = candidate["name"] if rank and (width > 600 or is_chosen) else None
+        add(candidate, rank, css, candidate["family"]["shape"], label)
+    add(baseline, 2, "baseline", "cross", "baseline")
+    add(teacher, 3, "teacher", "diamond", "teacher")
+    if not models:
+        return None
+    models.sort(key=lambda m: m["rank"])
+    return layout_frontier(
+        models,
+        width=width,
+        height=height,
+        format_score=score,
+        goal_score=goals["score"],
+        goal_throughput=goals["throughput"],
+        goal_labels=goals["labels"],
+        line_of=[c["name"] for c in candidates if c["unbeaten"]],
+    )
+
+
+def _point_title(model: Mapping[str, Any], score: Any) -> str:
+    parts = [f"{model['name']}: {score(model['score'])}"]
+    if model.get("score_low") is not None:
+        parts[0] += f" ({score(model['score_low'])} to {score(model['score_high'])})"
+    parts.append(f"{model['throughput_texts_s']:,.0f} texts/s")
+    if model.get("latency_p50_ms") is not None:
+        parts.append(f"{_milliseconds(model['latency_p50_ms'])} ms a text")
+    if model.get("size_mb") is not None:
+        parts.append(f"{model['size_mb']:.1f} MB")
+    return ", ".join(parts)
+
+
+def _dropped(frontier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    dropped = [
+        {"name": c["name"], "reason": str(c["dropped"])}
+        for c in frontier["candidates"]
+        if c.get("dropped")
+    ]
+    more = frontier.get("dropped") or ()
+    if isinstance(more, Mapping):
+        return dropped + [{"name": str(k), "reason": str(v)} for k, v in more.items()]
+    return dropped + [{"name": str(d["name"]), "reason": str(d["reason"])} for d in more]
+
+
+def _curve_plots(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    candidates: Sequence[Mapping[str, Any]],
+    teacher: Mapping[str, Any],
+    chosen: Mapping[str, Any] | None,
+    primary: str,
+) -> dict[str, Any]:
+    """Lay out the loss and the dev score; the chosen model's curve and the teacher's on top."""
+    chosen_curve = _curve_of(chosen["name"], curves) if chosen else None
+    series = []
+    for name, rows in curves.items():
+        style, rank = _curve_style(name, candidates, teacher), 0
+        if name == chosen_curve:
+            style, rank = f"{style} chosen", 2
+        elif style == "teacher":
+            rank = 1
+        series.append({"name": name, "css": style, "rows": rows, "rank": rank})
+    series.sort(key=lambda s: s["rank"])
+    few = len(series) <= MAX_CURVE_LABELS
+
+    def plots(key: str, format_value: Any, *, label_all: bool) -> dict[str, Plot | None]:
+        lines = [
+            {
+                "name": s["name"],
+                "css": s["css"],
+                "labelled": label_all or s["rank"] > 0,
+                "points": _curve_points(s["rows"], key),
+            }
+            for s in series
+        ]
+        return {
+            css: layout_curves(lines, width=width, height=300, format_value=format_value)
+            for css, width in (("broad", 530), ("narrow", 360))
+        }
+
+    return {
+        "loss": plots("loss", lambda v: f"{v:.3g}", label_all=False),
+        "dev": plots(f"eval_{primary}", _score_formatter(primary), label_all=few),
+    }
+
+
+def _curve_points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    points = []
+    for number, row in enumerate(rows):
+        value = row.get(key)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            points.append((float(row.get("epoch", row.get("step", number))), float(value)))
+    return points
+
+
+def _curve_of(name: str, curves: Mapping[str, Any]) -> str | None:
+    """Return the training run that a candidate's name begins with (the longest such)."""
+    return max((c for c in curves if name.startswith(c)), key=len, default=None)
+
+
+def _curve_style(
+    curve: str, candidates: Sequence[Mapping[str, Any]], teacher: Mapping[str, Any]
+) -> str:
+    if curve in ("teacher", teacher["name"]):
+        return "teacher"
+    for candidate in candidates:
+        if candidate["name"].startswith(curve) or curve.startswith(str(candidate["method"])):
+            return candidate["family"]["css"]
+    return "other"
+
+
+def _confusion(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not confusion:
+        return None
+    labels = [str(label) for label in confusion["labels"]]
+    teacher, chosen = confusion["teacher"], confusion["chosen"]
+    if len(labels) <= MAX_MATRIX_LABELS:
+        sides = [("Teacher", teacher), ("Chosen model", chosen)]
+        return {
+            "labels": labels,
+            "matrices": [
+                {"title": title, "rows": [_shaded_row(i, row) for i, row in enumerate(counts)]}
+                for title, counts in sides
+            ],
+        }
+    size = range(len(labels))
+    pairs = [
+        {
+            "label": labels[i],
+            "predicted": labels[j],
+            "teacher": teacher[i][j],
+            "chosen": chosen[i][j],
+        }
+        for i in size
+        for j in size
+        if i != j and (teacher[i][j] or chosen[i][j])
+    ]
+    pairs.sort(key=lambda p: (-max(p["teacher"], p["chosen"]), -p["chosen"], p["label"]))
+    changes = [
+        {
+            "label": labels[i],
+            "rows": sum(teacher[i]),
+            "teacher": teacher[i][i],
+            "chosen": chosen[i][i],
+        }
+        for i in size
+        if teacher[i][i] != chosen[i][i]
+    ]
+    changes.sort(key=lambda c: (c["chosen"] - c["teacher"], c["label"]))
+    most = max((max(p["teacher"], p["chosen"]) for p in pairs), default=1)
+    return {
+        "labels": labels,
+        "matrices": None,
+        "pairs": pairs[:MAX_PAIRS],
+        "num_pairs": len(pairs),
+        "most": most,
+        "losses": [c for c in changes if c["chosen"] < c["teacher"]][:MAX_LABEL_CHANGES],
+        "num_losses": sum(c["chosen"] < c["teacher"] for c in changes),
+        "num_gains": sum(c["chosen"] > c["teacher"] for c in changes),
+    }
+
+
+def _shaded_row(index: int, counts: Sequence[int]) -> list[dict[str, Any]]:
+    total = sum(counts) or 1
+    return [
+        {"count": count, "share": count / total, "right": column == index}
+        for column, count in enumerate(counts)
+    ]
+
+
+def _disagreements(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+    if rows is None:
+        return None
+    kinds: dict[str, list[dict[str, Any]]] = {"lost": [], "gained": [], "both": []}
+    for row in rows:
+        right_t, right_c = row["teacher"] == row["label"], row["chosen"] == row["label"]
+        kind = "lost" if right_t else "gained" if right_c else "both"
+        kinds[kind].append({"text_b": None, "teacher_score": None, "chosen_score": None, **row})
+    titles = {
+        "lost": "The teacher was right, the chosen model is wrong",
+        "gained": "The chosen model is right, the teacher was wrong",
+        "both": "Both are wrong, in different ways",
+    }
+    groups = [
+        {"title": titles[kind], "count": len(found), "rows": found[:MAX_DISAGREEMENTS]}
+        for kind, found in kinds.items()
+        if found
+    ]
+    return {"count": len(rows), "groups": groups}
+
+
+def _score_formatter(primary: str) -> Any:
+    if primary.endswith(_PERCENT_METRICS):
+        return lambda value: "–" if value is None else f"{100 * value:.1f}%"
+    return lambda value: "–" if value is None else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _times(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+
+
+def _millions(value: float | None) -> str:
+    return "–" if value is None else f"{value / 1e6:.1f} M"
+
+
+def _plain(value: Any) -> str:
+    """Return a fact of the machine as words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return str(value)
+
+
+_FILTERS = {
+    "share": _share,
+    "p_value": _p_value,
+    "ms": _milliseconds,
+    "number": _number,
+    "times": _times,
+    "millions": _millions,
+    "plain": _plain,
+}

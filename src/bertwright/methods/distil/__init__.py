@@ -1,0 +1,5 @@
+"""Distillation: a student learns from a teacher's outputs and hidden states."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

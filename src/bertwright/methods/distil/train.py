@@ -1,0 +1,145 @@
+"""Train a student with distillation methods: asks the teacher once, then runs the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bertwright.data.tokenise import EncodedRows
+from bertwright.errors import UsageError
+from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig, matched_pairs
+from bertwright.methods.distil.soft_targets import SoftTargetsConfig
+from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache, TeacherSource
+from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.roles import get_roles
+from bertwright.models.task_model import TaskModel
+from bertwright.registry import find_method
+from bertwright.tasks import TASKS, Task
+from bertwright.training.config import TrainingConfig
+from bertwright.training.hooks import Hook
+from bertwright.training.loop import TrainResult, train
+from bertwright.training.precision import make_accelerator
+
+__all__ = ["ask_teacher", "distil_hooks", "refuse_different_tokenizers", "train_distilled"]
+
+
+def ask_teacher(
+    teacher: TaskModel,
+    student: TaskModel,
+    train_rows: EncodedRows,
+    methods: Sequence[Any],
+    *,
+    cache_folder: str | Path | None = None,
+) -> TeacherSource:
+    """Return what answers for the teacher during training, by the cheapest way.
+
+    A cache with just what the methods need: the rows never change, so each epoch after the first
+    costs only the student. With attention maps, which would fill the disk, the teacher runs live.
+
+    Args:
+        teacher: left as it is.
+        student: its depth decides which hidden states are needed.
+        train_rows: the rows that the student will be trained on.
+        methods: configs of distillation methods.
+        cache_folder: where caches are kept; default: bertwright's own.
+    """
+    matching = [m for m in methods if isinstance(m, HiddenMatchingConfig)]
+    wants_hidden = [m for m in matching if m.hidden_weight > 0]
+    if any(m.attention_weight > 0 for m in matching):
+        return LiveTeacher(teacher, hidden=bool(wants_hidden), attentions=True)
+    depth_s = get_roles(student.encoder).num_layers
+    depth_t = get_roles(teacher.encoder).num_layers
+    layers: set[int] = set()
+    for config in wants_hidden:
+        layers |= {g for _, g in matched_pairs(config, depth_s, depth_t)}
+        layers |= {0} if config.embeddings else set()
+    return TeacherCache.build(
+        teacher, train_rows, hidden_layers=sorted(layers), folder=cache_folder
+    )
+
+
+def distil_hooks(methods: Sequence[Any], teacher: TeacherSource) -> list[Hook]:
+    """Return the hook of each config, all asking the same teacher.
+
+    Raises:
+        UsageError: a config is not of a distillation method that trains.
+    """
+    hooks: list[Hook] = []
+    for config in methods:
+        entry = find_method(type(config))
+        if entry.card.kind != "distil" or Hook not in entry.apply.__mro__:
+            raise UsageError(
+                f"{entry.name} does not train a student beside its teacher",
+                hint="methods for this are soft_targets and hidden_matching",
+            )
+        hooks.append(entry.apply(config, teacher))
+    return hooks
+
+
+def train_distilled(
+    student: TaskModel,
+    teacher: TaskModel | TeacherSource,
+    train_rows: EncodedRows,
+    eval_rows: EncodedRows | None,
+    *,
+    methods: Sequence[Any] = (SoftTargetsConfig(),),
+    training: TrainingConfig,
+    run_dir: str | Path,
+    task: Task | None = None,
+    resume: bool = False,
+    cache_folder: str | Path | None = None,
+    pause_at: int | None = None,
+) -> TrainResult:
+    """Train `student` in place with distillation methods; it returns with its best weights.
+
+    Args:
+        student: see `init_student`.
+        teacher: a fine-tuned model (moved to the accelerator if there is one; asked once and
+            cached), or a cache or live teacher to use as is.
+        train_rows: tokenised rows with labels.
+        eval_rows: rows to evaluate on, or None.
+        methods: configs of distillation methods, each at most once.
+        training: how long and how.
+        run_dir: gets metrics and checkpoints.
+        task: default: the one that the student names.
+        resume: continue where a killed run of the same options stopped.
+        cache_folder: where the teacher's answers are kept; default: bertwright's own cache.
+        pause_at: see `train`.
+
+    Raises:
+        UsageError: the tokenizers or labels of the two differ, or the student has been quantized.
+    """
+    refuse_quantized(student, "it cannot be trained")
+    if isinstance(teacher, TaskModel):
+        refuse_different_tokenizers(student, teacher)
+        teacher.to(make_accelerator(training.precision).device)
+        source = ask_teacher(teacher, student, train_rows, methods, cache_folder=cache_folder)
+    else:
+        source = teacher
+    return train(
+        student,
+        train_rows,
+        eval_rows,
+        task=task or TASKS[student.task],
+        config=training,
+        hooks=distil_hooks(methods, source),
+        run_dir=Path(run_dir),
+        resume=resume,
+        pause_at=pause_at,
+    )
+
+
+def refuse_different_tokenizers(student: TaskModel, teacher: TaskModel) -> None:
+    """Raise unless both models mean the same tokens by the same ids.
+
+    Raises:
+        UsageError: the vocabularies differ.
+    """
+    if student.tokenizer is None or teacher.tokenizer is None:
+        return
+    if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
+        raise UsageError(
+            "the student's tokenizer is not the teacher's, so they would read different texts",
+            hint="start the student from the teacher, or from the same checkpoint family",
+        )

@@ -1,0 +1,5 @@
+"""Quantization: weights and activations as small integers."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

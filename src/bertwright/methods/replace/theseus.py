@@ -1,0 +1,485 @@
+"""BERT-of-Theseus: groups of layers give way, batch by batch, to single ones that learn their work.
+
+Shape letters: B batch, L length, D model width.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from bertwright.card import MethodCard
+from bertwright.config import config_to_dict, require
+from bertwright.data.tokenise import EncodedRows
+from bertwright.errors import CheckpointError, ConfigError
+from bertwright.files import read_json, write_json
+from bertwright.methods.distil.student_init import choose_layers
+from bertwright.methods.distil.teacher_cache import weights_hash
+from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.roles import Roles, get_roles
+from bertwright.models.task_model import TaskModel, copy_with_layers
+from bertwright.registry import register_method
+from bertwright.tasks import TASKS, Task
+from bertwright.training.config import TrainingConfig
+from bertwright.training.hooks import Hook, RunState
+from bertwright.training.loop import TrainResult, train
+
+__all__ = [
+    "Theseus",
+    "TheseusConfig",
+    "TheseusGroup",
+    "apply_theseus",
+    "finish_theseus",
+    "freeze_predecessor",
+    "replace_layers",
+    "replacement_rate",
+    "split_groups",
+    "split_training",
+    "theseus_groups",
+    "train_theseus",
+]
+
+REPLACE_DIR = "replace"
+FREE_TO_CHANGE = ("checkpoint_steps", "threads")
+
+
+def split_groups(num_layers: int, num_groups: int) -> list[range]:
+    """Return equal, contiguous groups of layers (6 layers, 3 groups: 0-1, 2-3, 4-5).
+
+    Raises:
+        ConfigError: the layers do not divide into so many equal groups.
+    """
+    if num_groups < 1 or num_layers % num_groups:
+        divisors = [n for n in range(1, num_layers + 1) if num_layers % n == 0]
+        raise ConfigError(
+            f"--num-layers {num_groups}: {num_layers} layers do not divide into {num_groups} "
+            "equal groups",
+            hint=f"choose from {', '.join(map(str, divisors))}",
+        )
+    size = num_layers // num_groups
+    return [range(i * size, (i + 1) * size) for i in range(num_groups)]
+
+
+def replacement_rate(
+    step: int,
+    total_steps: int,
+    *,
+    schedule: Literal["constant", "linear"],
+    rate: float = 0.5,
+    base_rate: float = 0.3,
+    slope: float | None = None,
+) -> float:
+    """Return p, the chance of each group to be replaced, at a step.
+
+    constant: p = rate. linear: p = min(1, slope step + base_rate).
+
+    Args:
+        step: steps done, from 0.
+        total_steps: of the replacement phase.
+        schedule: which rule.
+        rate: p of the constant schedule.
+        base_rate: p at step 0 of the linear schedule.
+        slope: rise of p in a step; None: such that p reaches 1 at the last step.
+
+    Source: Xu et al. 2020.
+    """
+    if schedule == "constant":
+        return rate
+    if slope is None:
+        slope = (1 - base_rate) / max(total_steps - 1, 1)
+    return min(1.0, slope * step + base_rate)
+
+
+class TheseusGroup(nn.Module):
+    """Stands in the place of a group of layers: runs them, or their successor.
+
+    `use_successor` decides in train mode; in eval mode the successor always runs.
+    """
+
+    def __init__(
+        self, roles: Roles, predecessor: Sequence[nn.Module], successor: nn.Module, source: int
+    ) -> None:
+        super().__init__()
+        self.predecessor = nn.ModuleList(predecessor)
+        self.successor = successor
+        self.source = source
+        self.use_successor = True
+        self._roles = roles
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Take what a layer of the family takes and return what it returns."""
+        if self.use_successor or not self.training:
+            return self._roles.run_layers([self.successor], args, kwargs)
+        return self._roles.run_layers(list(self.predecessor), args, kwargs)
+
+
+def apply_theseus(
+    model: TaskModel, num_layers: int, *, init: str | Sequence[int] = "first"
+) -> list[TheseusGroup]:
+    """Put a `TheseusGroup` in the place of each group of layers of `model`, in place.
+
+    Args:
+        model: a fine-tuned model; its layers become the predecessor.
+        num_layers: groups, and so layers of the later student.
+        init: which layers the successors start from; see `choose_layers`.
+
+    Returns:
+        The groups, lowest first.
+
+    Raises:
+        ConfigError: the layers do not divide into so many equal groups.
+        UsageError: the model has been quantized.
+        UnsupportedRoleError: the family cannot run groups in the place of layers.
+    """
+    refuse_quantized(model, "its layers cannot be replaced")
+    roles = get_roles(model.encoder)
+    layers = roles.layers
+    members = split_groups(len(layers), num_layers)
+    sources = choose_layers(len(layers), num_layers, init)  # type: ignore[arg-type]
+    successors = copy.deepcopy([layers[i] for i in sources])  # at once: shared layers stay shared
+    groups = [
+        TheseusGroup(roles, [layers[i] for i in member], successor, source)
+        for member, successor, source in zip(members, successors, sources, strict=True)
+    ]
+    roles.set_layers(groups)
+    return groups
+
+
+def theseus_groups(model: TaskModel) -> list[TheseusGroup]:
+    """Return the groups of a model, lowest first; empty where there are none."""
+    return [layer for layer in get_roles(model.encoder).layers if isinstance(layer, TheseusGroup)]
+
+
+def freeze_predecessor(model: TaskModel, *, train_rest: bool = False) -> None:
+    """Leave only the successors trainable (and, with `train_rest`, embeddings and head).
+
+    The predecessor stores no gradients then; they still flow through it to lower successors.
+    """
+    model.requires_grad_(train_rest)
+    for group in theseus_groups(model):
+        group.predecessor.requires_grad_(False)
+    for group in theseus_groups(model):
+        group.successor.requires_grad_(True)
+
+
+def finish_theseus(model: TaskModel) -> TaskModel:
+    """Return the student made of the successors: an ordinary shallower model, all trainable.
+
+    `model` gets its predecessor layers back in their places and is otherwise used up.
+
+    Raises:
+        ValueError: the model has no groups.
+    """
+    groups = theseus_groups(model)
+    if not groups:
+        raise ValueError("the model has no Theseus groups; apply_theseus makes them")
+    get_roles(model.encoder).set_layers([layer for g in groups for layer in g.predecessor])
+    student = copy_with_layers(model, [group.source for group in groups])
+    for layer, group in zip(get_roles(student.encoder).layers, groups, strict=True):
+        layer.load_state_dict(group.successor.state_dict())
+    return student.requires_grad_(True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheseusConfig:
+    """Options of BERT-of-Theseus."""
+
+    num_layers: int
+    """Layers of the student; must divide the teacher's."""
+    schedule: Literal["constant", "linear"] = "linear"
+    """How the replacement rate goes: the same all the time, or rising to 1."""
+    rate: float = 0.5
+    """Replacement rate of the constant schedule."""
+    base_rate: float = 0.3
+    """Replacement rate at the first step of the linear schedule."""
+    slope: float | None = None
+    """Rise of the linear schedule's rate in a step; none: it reaches 1 at the end of the phase."""
+    replace_share: float = 0.5
+    """Share of the training (epochs, steps, minutes) that replaces; the rest fine-tunes the
+    successors alone."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate while replacing, after the warm-up; fine-tuning has the run's own schedule."""
+    init: Literal["first", "uniform", "last", "alternate"] | tuple[int, ...] = "first"
+    """Which teacher layers the successors start from."""
+    train_rest: bool = False
+    """Train embeddings and head while replacing too (the paper: only afterwards)."""
+
+    def __post_init__(self) -> None:
+        require(self.num_layers >= 1, "num_layers", self.num_layers, "at least 1")
+        require(0 < self.rate <= 1, "rate", self.rate, "above 0, at most 1")
+        require(0 <= self.base_rate <= 1, "base_rate", self.base_rate, "between 0 and 1")
+        rises = self.slope is None or self.slope >= 0
+        require(rises, "slope", self.slope, "at least 0, or none")
+        inside = 0 < self.replace_share < 1
+        require(inside, "replace_share", self.replace_share, "between 0 and 1")
+
+
+CARD = MethodCard(
+    name="theseus",
+    kind="replace",
+    summary=(
+        "Train a shallow student inside its teacher: at random, single layers stand in for groups "
+        "of the teacher's layers, more and more often, until none of these is left."
+    ),
+    paper="BERT-of-Theseus: Compressing BERT by Progressive Module Replacing",
+    year=2020,
+    citation="Xu, Zhou, Ge, Wei, Zhou 2020, arXiv:2002.02925",
+    equation=(
+        "r_g ~ Bernoulli(p), one for each group g and batch\n"
+        "y_g = r_g scc_g(y_{g-1}) + (1 - r_g) prd_g(y_{g-1})\n"
+        "loss = the task's own, mean over the batch; gradients go to the successors scc alone\n"
+        "linear: p_t = min(1, k t + b), b = 0.3, k = (1 - b) / (T - 1); constant: p = 0.5\n"
+        "evaluation: r = 1. Then only successors, all weights trained, embeddings and head too."
+    ),
+    needs=(
+        "Labels and a teacher fine-tuned on them, whose depth the student's divides. "
+        "Roles: layers. Every family."
+    ),
+    cost=(
+        "While replacing, a step costs between the student's and the teacher's; memory of teacher "
+        "and successors, optimizer state of the successors only. No cache, no extra loss."
+    ),
+    expected_effect=(
+        "BERT-base 12 -> 6 layers: 98.4 % of the GLUE score kept (81.2 of 82.5 on dev), 1.94 times "
+        "the speed; vanilla distillation 78.5, BERT-PKD 79.2."
+    ),
+    expected_source="Xu et al. 2020, dev table, rows quoted from memory: about ±0.5 points.",
+    when_to_use=(
+        "For students of half to a third of the teacher's depth on the task's own labels, with "
+        "nothing to tune but the schedule."
+    ),
+    when_not_to_use=(
+        "Without labels; for narrower students. With one layer for many the gap is large, and "
+        "most batches of the start train nothing: give soft_targets a try."
+    ),
+    siblings=(
+        "soft_targets and hidden_matching copy outputs and states by a loss; here the teacher's "
+        "own layers, above and below, are the judge. Quantize afterwards."
+    ),
+    departures=(
+        "The predecessor stores no gradients, so they do not enter clipping (the authors' code "
+        "clips with them). By default p reaches 1 at the end of the phase whatever its length, "
+        "and the learning rate is held until then. The two phases share the epochs."
+    ),
+)
+
+
+@register_method(config=TheseusConfig, card=CARD)
+class Theseus(Hook):
+    """The replacement phase: makes the groups, freezes the rest, draws r for each batch.
+
+    After the run, `finish_theseus` gives the student.
+    """
+
+    order = 10
+
+    def __init__(self, config: TheseusConfig) -> None:
+        self.config = config
+        self.draws = 0
+        self.replaced = 0
+        self._groups: list[TheseusGroup] = []
+
+    def on_start(self, state: RunState) -> None:
+        """Put the groups in the model unless it has them, and freeze the predecessor."""
+        if not theseus_groups(state.model):
+            apply_theseus(state.model, self.config.num_layers, init=self.config.init)
+        self._groups = theseus_groups(state.model)
+        freeze_predecessor(state.model, train_rest=self.config.train_rest)
+
+    def on_batch(self, state: RunState) -> None:
+        """Draw which groups are replaced in this batch."""
+        p = replacement_rate(
+            state.step,
+            state.total_steps,
+            schedule=self.config.schedule,
+            rate=self.config.rate,
+            base_rate=self.config.base_rate,
+            slope=self.config.slope,
+        )
+        draws = torch.rand(len(self._groups), generator=state.generator) < p
+        for group, replaced in zip(self._groups, draws.tolist(), strict=True):
+            group.use_successor = replaced
+        self.draws += len(self._groups)
+        self.replaced += int(draws.sum())
+        state.losses["theseus/rate"] = p
+
+    def on_loss(self, state: RunState) -> None:
+        """Where no group is replaced nothing is trained: give backward a gradient of zero."""
+        if not state.per_example_loss.requires_grad:
+            smallest = min(self._groups[0].successor.parameters(), key=lambda p: p.numel())
+            state.per_example_loss = state.per_example_loss + 0.0 * smallest.sum()
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return how often groups were replaced so far."""
+        return {"draws": self.draws, "replaced": self.replaced}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Take the counts back."""
+        self.draws, self.replaced = values["draws"], values["replaced"]
+
+
+def train_theseus(
+    teacher: TaskModel,
+    train_rows: EncodedRows,
+    eval_rows: EncodedRows | None,
+    *,
+    config: TheseusConfig,
+    training: TrainingConfig,
+    run_dir: str | Path,
+    task: Task | None = None,
+    resume: bool = False,
+) -> tuple[TaskModel, TrainResult]:
+    """Train a student by replacement, then fine-tune it alone.
+
+    The replacement phase is a run in `run_dir/replace` (with its student in `model/` when it is
+    done); the fine-tuning phase is the run in `run_dir` itself, and keeps the best weights.
+
+    Args:
+        teacher: fine-tuned on the task; left as it is.
+        train_rows: tokenised rows with labels.
+        eval_rows: rows to evaluate on, or None.
+        config: the method's options.
+        training: epochs, steps and minutes of both phases together.
+        run_dir: see above.
+        task: default: the one that the teacher names.
+        resume: continue where a killed run of the same options stopped.
+
+    Returns:
+        The student, in eval mode, and the result of the fine-tuning phase.
+    """
+    run_dir = Path(run_dir)
+    student = replace_layers(
+        teacher,
+        train_rows,
+        eval_rows,
+        config=config,
+        training=training,
+        run_dir=run_dir,
+        task=task,
+        resume=resume,
+    )
+    result = train(
+        student,
+        train_rows,
+        eval_rows,
+        task=task or TASKS[teacher.task],
+        config=split_training(training, config)[1],
+        hooks=(),
+        run_dir=run_dir,
+        resume=resume,
+    )
+    return student, result
+
+
+def split_training(
+    training: TrainingConfig, config: TheseusConfig
+) -> tuple[TrainingConfig, TrainingConfig]:
+    """Return the options of the replacement and of the fine-tuning phase.
+
+    Epochs, steps and minutes are divided by `replace_share`; each phase has at least one step.
+    The replacement phase returns its last weights: its early scores are of unfinished successors.
+    """
+    share = config.replace_share
+    steps = training.max_steps
+    first = None if steps is None else max(1, round(steps * share))
+    rest = None if steps is None or first is None else max(1, steps - first)
+    minutes = training.minutes
+    replacing = dataclasses.replace(
+        training,
+        epochs=training.epochs * share,
+        max_steps=first,
+        minutes=None if minutes is None else minutes * share,
+        schedule=config.lr_schedule,
+        keep_best=False,
+        patience=None,
+        evals_per_epoch=1,
+    )
+    finetuning = dataclasses.replace(
+        training,
+        epochs=training.epochs * (1 - share),
+        max_steps=rest,
+        minutes=None if minutes is None else minutes * (1 - share),
+    )
+    return replacing, finetuning
+
+
+def replace_layers(
+    teacher: TaskModel,
+    train_rows: EncodedRows,
+    eval_rows: EncodedRows | None,
+    *,
+    config: TheseusConfig,
+    training: TrainingConfig,
+    run_dir: str | Path,
+    task: Task | None = None,
+    resume: bool = False,
+) -> TaskModel:
+    """Run the replacement phase of `train_theseus` alone, and return its student.
+
+    `train_theseus` with `resume` goes on from it. The arguments are those of `train_theseus`;
+    `training` is of both phases together.
+    """
+    folder = Path(run_dir) / REPLACE_DIR
+    done = folder / "model"
+    replacing = split_training(training, config)[0]
+    _claim_folder(folder, resume, teacher, train_rows, config, replacing)
+    if done.exists():
+        return TaskModel.load(done)
+    model = copy.deepcopy(teacher)
+    apply_theseus(model, config.num_layers, init=config.init)
+    train(
+        model,
+        train_rows,
+        eval_rows,
+        task=task or TASKS[teacher.task],
+        config=replacing,
+        hooks=[Theseus(config)],
+        run_dir=folder,
+        resume=resume,
+    )
+    student = finish_theseus(model)
+    student.save(done)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return student
+
+
+def _claim_folder(
+    folder: Path,
+    resume: bool,
+    teacher: TaskModel,
+    train_rows: EncodedRows,
+    config: TheseusConfig,
+    training: TrainingConfig,
+) -> None:
+    """Empty the folder for a new run, or check that what is in it is of this very run.
+
+    Raises:
+        CheckpointError: resuming, and the earlier part was made otherwise.
+    """
+    options = config_to_dict(training)
+    made_with = {
+        "the teacher": weights_hash(teacher),
+        "the training rows": train_rows.fingerprint,
+        "the method's options": config_to_dict(config),
+        "the training options": {k: v for k, v in options.items() if k not in FREE_TO_CHANGE},
+    }
+    record = folder / "made_with.json"
+    if resume and record.exists():
+        before = read_json(record)
+        changed = [name for name, value in made_with.items() if before.get(name) != value]
+        if changed:
+            raise CheckpointError(
+                f"cannot resume {folder.parent}: {' and '.join(changed)} changed since it began",
+                hint="give the same as before, or start again without --resume",
+            )
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(record, made_with)

@@ -1,0 +1,513 @@
+"""Where each family of encoders keeps its parts, so that no method spells a module path.
+
+A family is one `Family` record below. `get_roles(encoder)` answers in the field's terms: the
+embeddings, the layers, and in layer i the query, key, value, attention output, FFN in, FFN out and
+norms. A part that a family does not have in a usable form has a reason instead.
+
+Shapes: B batch, L length, D model width, N heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+)
+
+from bertwright.errors import UnsupportedFamilyError, UnsupportedRoleError, UsageError
+
+__all__ = ["FAMILIES", "ROLES", "Family", "Roles", "get_roles"]
+
+ROLES = (
+    "query",
+    "key",
+    "value",
+    "attention_output",
+    "ffn_in",
+    "ffn_out",
+    "attention_norm",
+    "ffn_norm",
+)
+
+Reasons = Callable[[PreTrainedConfig], Mapping[str, str]]
+
+
+def _no_reasons(config: PreTrainedConfig) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family: paths to its parts, and what is special about it."""
+
+    name: str
+    parts: Mapping[str, str]
+    """Role -> path inside a layer; `attention` is the module that returns the probabilities."""
+    layers: str = "encoder.layer"
+    embeddings: str = "embeddings"
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Role -> why no module plays it."""
+    missing_for: Reasons = _no_reasons
+    """The same where it depends on the configuration."""
+    token_types: bool = True
+    """The encoder's forward takes `token_type_ids` (used when its vocabulary has two or more)."""
+    cls_at_end: bool = False
+    length_first: bool = False
+    """Layers speak [L, B, D] instead of [B, L, D]."""
+    asks_for_attentions: bool = False
+    """Layers return probabilities only when called with `output_attentions=True`."""
+    position_offset: int = 0
+    """How many of the position embeddings no token can use."""
+    forward_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_BERT_PARTS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+    "attention": "attention.self",
+}
+
+
+def _mobilebert_reasons(config: PreTrainedConfig) -> Mapping[str, str]:
+    count = config.num_feedforward_networks
+    if count == 1:
+        return {}
+    reason = f"a mobilebert layer has {count} feed-forward networks, not one"
+    return dict.fromkeys(("ffn_in", "ffn_out", "ffn_norm"), reason)
+
+
+def _albert_reasons(config: PreTrainedConfig) -> Mapping[str, str]:
+    if config.inner_group_num > 1:
+        reason = f"an albert layer is a group of {config.inner_group_num} blocks here"
+        return dict.fromkeys(ROLES, reason)
+    if config.num_hidden_groups < config.num_hidden_layers:
+        reason = (
+            f"albert shares the weights of {config.num_hidden_groups} block(s) among "
+            f"{config.num_hidden_layers} layers, so no part belongs to one layer alone"
+        )
+        return dict.fromkeys(ROLES, reason)
+    return {}
+
+
+_XLNET_REASON = "xlnet holds this projection as a raw parameter, not as a module"
+_MODERNBERT_QKV = "modernbert fuses query, key and value in one projection (Wqkv)"
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family(name="bert", parts=_BERT_PARTS),
+        Family(name="roberta", parts=_BERT_PARTS, position_offset=2),
+        Family(name="xlm-roberta", parts=_BERT_PARTS, position_offset=2),
+        Family(name="electra", parts=_BERT_PARTS),
+        Family(name="mobilebert", parts=_BERT_PARTS, missing_for=_mobilebert_reasons),
+        Family(
+            name="distilbert",
+            layers="transformer.layer",
+            token_types=False,
+            parts={
+                "query": "attention.q_lin",
+                "key": "attention.k_lin",
+                "value": "attention.v_lin",
+                "attention_output": "attention.out_lin",
+                "attention_norm": "sa_layer_norm",
+                "ffn_in": "ffn.lin1",
+                "ffn_out": "ffn.lin2",
+                "ffn_norm": "output_layer_norm",
+                "attention": "attention",
+            },
+        ),
+        Family(
+            name="albert",
+            layers="encoder.albert_layer_groups",
+            missing_for=_albert_reasons,
+            parts={
+                "query": "albert_layers.0.attention.query",
+                "key": "albert_layers.0.attention.key",
+                "value": "albert_layers.0.attention.value",
+                "attention_output": "albert_layers.0.attention.dense",
+                "attention_norm": "albert_layers.0.attention.LayerNorm",
+                "ffn_in": "albert_layers.0.ffn",
+                "ffn_out": "albert_layers.0.ffn_output",
+                "ffn_norm": "albert_layers.0.full_layer_layer_norm",
+                "attention": "albert_layers.0.attention",
+            },
+        ),
+        Family(
+            name="mpnet",
+            token_types=False,
+            asks_for_attentions=True,
+            position_offset=2,
+            parts={
+                "query": "attention.attn.q",
+                "key": "attention.attn.k",
+                "value": "attention.attn.v",
+                "attention_output": "attention.attn.o",
+                "attention_norm": "attention.LayerNorm",
+                "ffn_in": "intermediate.dense",
+                "ffn_out": "output.dense",
+                "ffn_norm": "output.LayerNorm",
+                "attention": "attention.attn",
+            },
+        ),
+        Family(
+            name="deberta-v2",
+            asks_for_attentions=True,
+            parts={
+                **_BERT_PARTS,
+                "query": "attention.self.query_proj",
+                "key": "attention.self.key_proj",
+                "value": "attention.self.value_proj",
+            },
+        ),
+        Family(
+            name="modernbert",
+            layers="layers",
+            token_types=False,
+            parts={
+                "attention_output": "attn.Wo",
+                "attention_norm": "attn_norm",
+                "ffn_out": "mlp.Wo",
+                "ffn_norm": "mlp_norm",
+                "attention": "attn",
+            },
+            missing={
+                **dict.fromkeys(("query", "key", "value"), _MODERNBERT_QKV),
+                "ffn_in": "modernbert fuses the input and the gate of its FFN in one matrix (Wi)",
+            },
+        ),
+        Family(
+            name="xlnet",
+            layers="layer",
+            embeddings="word_embedding",
+            cls_at_end=True,
+            length_first=True,
+            asks_for_attentions=True,
+            forward_options={"use_mems": False},
+            parts={
+                "attention_norm": "rel_attn.layer_norm",
+                "ffn_in": "ff.layer_1",
+                "ffn_out": "ff.layer_2",
+                "ffn_norm": "ff.layer_norm",
+                "attention": "rel_attn",
+            },
+            missing=dict.fromkeys(("query", "key", "value", "attention_output"), _XLNET_REASON),
+        ),
+        Family(
+            name="bart",
+            layers="layers",
+            embeddings="embed_tokens",
+            token_types=False,
+            parts={
+                "query": "self_attn.q_proj",
+                "key": "self_attn.k_proj",
+                "value": "self_attn.v_proj",
+                "attention_output": "self_attn.out_proj",
+                "attention_norm": "self_attn_layer_norm",
+                "ffn_in": "fc1",
+                "ffn_out": "fc2",
+                "ffn_norm": "final_layer_norm",
+                "attention": "self_attn",
+            },
+        ),
+    )
+}
+
+
+def get_roles(encoder: nn.Module) -> Roles:
+    """Return where this encoder keeps its parts.
+
+    Raises:
+        UnsupportedFamilyError: the family is not known, or this is not a bare encoder of it.
+    """
+    name = str(getattr(getattr(encoder, "config", None), "model_type", None))
+    if name not in FAMILIES or not isinstance(encoder, PreTrainedModel):
+        raise UnsupportedFamilyError(
+            f"{type(encoder).__name__} (model type {name}) is not of a supported family",
+            hint=f"supported: {', '.join(FAMILIES)}",
+        )
+    family = FAMILIES[name]
+    try:
+        encoder.get_submodule(family.layers)
+    except AttributeError:
+        raise UnsupportedFamilyError(
+            f"{type(encoder).__name__} is not a bare {name} encoder (it has no {family.layers!r})",
+            hint="pass it through bertwright.models.encoder.load_encoder",
+        ) from None
+    return Roles(encoder, family)
+
+
+class Roles:
+    """The parts of one encoder; holds nothing but the encoder, so it never grows stale."""
+
+    def __init__(self, encoder: PreTrainedModel, family: Family) -> None:
+        self.encoder = encoder
+        self._family = family
+        self._model: Any = encoder
+
+    @property
+    def family(self) -> str:
+        """The family's name, a key of `FAMILIES`."""
+        return self._family.name
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """What turns ids into vectors (xlnet and bart: the word embedding alone)."""
+        return self.encoder.get_submodule(self._family.embeddings)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers in the order they run; a shared layer (albert) stands there repeatedly."""
+        module_list = self.encoder.get_submodule(self._family.layers)
+        assert isinstance(module_list, nn.ModuleList)
+        modules = list(module_list)
+        if self.family == "albert":
+            count = self.encoder.config.num_hidden_layers
+            return [modules[_albert_group(i, count, len(modules))] for i in range(count)]
+        return modules
+
+    @property
+    def num_layers(self) -> int:
+        """K, how many layers run."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of the states between layers."""
+        return int(self.encoder.config.hidden_size)
+
+    @property
+    def num_heads(self) -> int:
+        """N, the attention heads of a layer."""
+        return int(self.encoder.config.num_attention_heads)
+
+    @property
+    def cls_at_end(self) -> bool:
+        """The classification token is the last one, not the first."""
+        return self._family.cls_at_end
+
+    @property
+    def uses_token_types(self) -> bool:
+        """The encoder tells a first text from a second one by `token_type_ids`."""
+        return self._family.token_types and getattr(self.encoder.config, "type_vocab_size", 2) > 1
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest input in tokens that the positions allow; None where there is no limit."""
+        config = self.encoder.config
+        if self.family == "xlnet" or not getattr(config, "position_biased_input", True):
+            return None
+        return int(config.max_position_embeddings) - self._family.position_offset
+
+    @property
+    def asks_for_attentions(self) -> bool:
+        """The encoder must be called with `output_attentions=True` to compute probabilities."""
+        return self._family.asks_for_attentions
+
+    @property
+    def forward_options(self) -> dict[str, Any]:
+        """Keyword arguments that every forward of this family should get."""
+        return dict(self._family.forward_options)
+
+    def supports(self, role: str) -> str | None:
+        """Return None when every layer has this part as a module of its own, else the reason.
+
+        Raises:
+            UnsupportedRoleError: `role` is not one of `ROLES`.
+        """
+        if role not in ROLES:
+            raise UnsupportedRoleError(f"unknown role {role!r}", hint=f"roles: {', '.join(ROLES)}")
+        reasons = {**self._family.missing, **self._family.missing_for(self.encoder.config)}
+        return reasons.get(role)
+
+    def part(self, index: int, role: str) -> nn.Module:
+        """Return the module that plays `role` in layer `index` (0-based).
+
+        In modernbert the norms stand before their block, elsewhere after it.
+
+        Raises:
+            UnsupportedRoleError: the family has no such part, with the reason.
+            UsageError: there is no such layer.
+        """
+        reason = self.supports(role)
+        if reason is not None:
+            raise UnsupportedRoleError(f"no {role!r} to work on in {self.family}: {reason}")
+        return self._inside(index, role)
+
+    def attention(self, index: int) -> nn.Module:
+        """Return the module of layer `index` that computes the attention probabilities."""
+        return self._inside(index, "attention")
+
+    def _inside(self, index: int, name: str) -> nn.Module:
+        layers = self.layers
+        if not 0 <= index < len(layers):
+            raise UsageError(f"there is no layer {index}", hint=f"0 to {len(layers) - 1}")
+        try:
+            return layers[index].get_submodule(self._family.parts[name])
+        except AttributeError:
+            raise UnsupportedRoleError(
+                f"layer {index} is a {type(layers[index]).__name__}, which has no {name!r}"
+            ) from None
+
+    def set_layers(self, layers: Sequence[nn.Module]) -> None:
+        """Put these layers in the encoder, in this order, and set the configuration's depth.
+
+        Any module with the signature of the family's layers may stand in the place of one.
+
+        Raises:
+            UsageError: there are no layers.
+            UnsupportedRoleError: the family cannot run them in this order, with the reason.
+        """
+        if not layers:
+            raise UsageError("no layer would be left", hint="keep at least one layer")
+        modules = list(layers)
+        config = self.encoder.config
+        if self.family == "modernbert":
+            self._check_modernbert(modules)
+        if self.family == "deberta-v2" and getattr(self._model.encoder, "conv", None) is not None:
+            foreign = [m for m in modules if not isinstance(m, type(self.layers[0]))]
+            if foreign:
+                raise UnsupportedRoleError(
+                    f"this deberta-v2 has a convolution after its first layer, so a "
+                    f"{type(foreign[0]).__name__} cannot stand in the place of layers"
+                )
+        if self.family == "albert":
+            modules = _albert_groups(modules)
+            config.num_hidden_groups = len(modules)
+        config.num_hidden_layers = len(layers)
+        if self.family == "modernbert":
+            config.layer_types = [str(layer.attention_type) for layer in modules]
+        if self.family == "xlnet":
+            self._model.n_layer = len(modules)
+        if self.family == "distilbert":
+            self._model.transformer.n_layers = len(modules)
+        for layer in modules:
+            for module in layer.modules():
+                _share_config(module, config)
+        parent_path, _, name = self._family.layers.rpartition(".")
+        setattr(self.encoder.get_submodule(parent_path), name, nn.ModuleList(modules))
+
+    def _check_modernbert(self, modules: Sequence[Any]) -> None:
+        known = list(self._model.rotary_emb.layer_types)
+        for position, layer in enumerate(modules):
+            first = isinstance(getattr(layer, "attn_norm", None), nn.Identity)
+            if hasattr(layer, "attn_norm") and first != (position == 0):
+                raise UnsupportedRoleError(
+                    "modernbert's layer 0 has no attention norm and all others have one, so "
+                    "layer 0 must stay, and stay first",
+                    hint="choose layers that begin with 0",
+                )
+            if not hasattr(layer, "attention_type"):
+                layer.attention_type = known[0]
+
+    def run_layers(
+        self, layers: Sequence[nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run several layers as if they were one.
+
+        Args:
+            layers: layers of this family, at least one.
+            args: what the encoder passed by position; the first is the hidden states.
+            kwargs: what it passed by name.
+
+        Returns:
+            What the last layer returns, in the family's own form.
+        """
+        if not layers:
+            raise UsageError("no layers to run")
+        if self.family == "modernbert":
+            return self._run_modernbert(layers, args, kwargs)
+        output = layers[0](*args, **kwargs)
+        for layer in layers[1:]:
+            hidden = output[0] if isinstance(output, tuple) else output
+            output = layer(hidden, *args[1:], **kwargs)
+        return output
+
+    def _run_modernbert(
+        self, layers: Sequence[nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        """Run layers that may attend globally or in a window; each needs its own mask and angles.
+
+        The encoder passes those of one kind only, and the others are made from them.
+        """
+        (hidden, *rest), options = args, dict(kwargs)
+        mask = options.pop("attention_mask", None)
+        options.pop("position_embeddings", None)
+        real = _real_tokens(mask, hidden)
+        positions = torch.arange(hidden.shape[1], device=hidden.device).unsqueeze(0)
+        inputs: dict[str, tuple[Any, Any]] = {}
+        for layer in layers:
+            kind = str(layer.attention_type)
+            if kind not in inputs:
+                make_mask = (
+                    create_bidirectional_mask
+                    if kind == "full_attention"
+                    else create_bidirectional_sliding_window_mask
+                )
+                inputs[kind] = (
+                    make_mask(self.encoder.config, inputs_embeds=hidden, attention_mask=real),
+                    self._model.rotary_emb(hidden, positions, kind),
+                )
+            mask_kind, angles = inputs[kind]
+            hidden = layer(
+                hidden, *rest, attention_mask=mask_kind, position_embeddings=angles, **options
+            )
+        return hidden
+
+    def hidden_of(self, layer_output: Any) -> Tensor:
+        """Return the hidden states [B, L, D] in what a layer took or returned."""
+        hidden = layer_output[0] if isinstance(layer_output, tuple) else layer_output
+        return hidden.transpose(0, 1) if self._family.length_first else hidden
+
+    def attentions_of(self, attention_output: Any) -> Tensor:
+        """Return the probabilities [B, N, L, L] in what an attention module returned."""
+        if self._family.length_first:
+            return attention_output[2].permute(2, 3, 0, 1)
+        return attention_output[1]
+
+
+def _share_config(module: Any, config: PreTrainedConfig) -> None:
+    """Make a layer from elsewhere follow this encoder's configuration (its kind of attention)."""
+    if isinstance(getattr(module, "config", None), PreTrainedConfig):
+        module.config = config
+
+
+def _real_tokens(mask: Tensor | None, hidden: Tensor) -> Tensor | None:
+    """Return the [B, L] padding mask inside a layer's mask: a token sees itself iff it is real."""
+    if mask is None:
+        return None
+    if mask.dim() == 2:
+        return mask
+    diagonal = mask[:, 0].diagonal(dim1=-2, dim2=-1)
+    seen = diagonal if diagonal.dtype == torch.bool else diagonal == 0
+    return seen.expand(hidden.shape[0], -1)
+
+
+def _albert_group(index: int, num_layers: int, num_groups: int) -> int:
+    return int(index / (num_layers / num_groups))
+
+
+def _albert_groups(modules: list[nn.Module]) -> list[nn.Module]:
+    """Return the distinct groups such that albert's own rule runs `modules` in order."""
+    distinct = list(dict.fromkeys(modules))
+    count = len(modules)
+    if [distinct[_albert_group(i, count, len(distinct))] for i in range(count)] == modules:
+        return distinct
+    if len(distinct) == count:
+        return modules
+    raise UnsupportedRoleError(
+        "albert runs each shared block equally often in a row, and these layers do not fit that",
+        hint="keep the same number of layers of every block",
+    )

@@ -1,0 +1,455 @@
+"""`TaskModel`: an encoder, a pooling and a head, with all that is needed to use them again.
+
+Shapes: B batch, L length, D model width, N heads, C classes, K layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bertwright.config import config_from_dict, config_to_dict
+from bertwright.errors import (
+    BertwrightError,
+    CheckpointError,
+    ConfigError,
+    ModelLoadError,
+    UsageError,
+)
+from bertwright.files import atomic_dir, write_json
+from bertwright.models.depth import make_shallower
+from bertwright.models.encoder import (
+    find_model_dir,
+    load_encoder,
+    load_tokenizer,
+    quiet_transformers,
+    read_checkpoint_tensors,
+    save_encoder,
+)
+from bertwright.models.heads import HeadConfig, StockHead, build_head
+from bertwright.models.heads.stock import init_stock_head
+from bertwright.models.pooling import POOLINGS, get_pooling
+from bertwright.models.roles import Roles, get_roles
+from bertwright.surgery.layers import check_layer_indices
+from bertwright.surgery.plan import SurgeryPlan
+
+__all__ = [
+    "FORMAT_VERSION",
+    "ModelConfig",
+    "TaskModel",
+    "TaskOutput",
+    "build_task_model",
+    "copy_with_layers",
+]
+
+FORMAT_VERSION = 1
+
+_MANIFEST = "bertwright.json"
+_HEADS = "heads.safetensors"
+_XLNET_CLS_SEGMENT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(HeadConfig):
+    """What stands on the encoder: a pooling and a head."""
+
+    pooling: str = "cls"
+    """How token states become one vector: cls (the classification token) or mean."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a value is out of range.
+            UnknownChoiceError: there is no such pooling.
+        """
+        super().__post_init__()
+        POOLINGS[self.pooling]
+
+
+@dataclass
+class TaskOutput:
+    """What a forward pass gives."""
+
+    logits: Tensor
+    """[B, C]"""
+    pooled: Tensor
+    """[B, D]"""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """K+1 of [B, L, D]: what entered each layer, then what the encoder returned."""
+    attentions: tuple[Tensor, ...] | None = None
+    """K of [B, N, L, L]: the attention probabilities."""
+
+
+class TaskModel(nn.Module):
+    """An encoder with a pooling and a head; saved as a directory."""
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        *,
+        task: str,
+        labels: Sequence[str],
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        surgery: SurgeryPlan | None = None,
+        lineage: dict[str, Any] | None = None,
+        max_length: int = 128,
+    ) -> None:
+        """Put a new head on `encoder`; see `build_task_model` for the usual way in.
+
+        Raises:
+            UsageError: there are no labels, or two are the same.
+            ConfigError: `max_length` is more than the encoder has positions for.
+            UnsupportedFamilyError: the encoder is of an unknown family.
+        """
+        super().__init__()
+        roles = get_roles(encoder)
+        names = [str(label) for label in labels]
+        if not names or len(set(names)) != len(names):
+            raise UsageError(f"labels must be given, each once; got {names[:8]}")
+        limit = roles.max_length
+        if max_length < 1 or (limit is not None and max_length > limit):
+            raise ConfigError(
+                f"--max-length {max_length}: must be 1 to {limit or 'any number'} for this encoder"
+            )
+        self.encoder = encoder
+        self.head = build_head(encoder.config, len(names), config)
+        self.task = task
+        self.labels = names
+        self.tokenizer = tokenizer
+        self.config = config
+        self.surgery = surgery or SurgeryPlan()
+        self.lineage = dict(lineage or {})
+        self.max_length = max_length
+
+    @property
+    def roles(self) -> Roles:
+        """Where the encoder keeps its parts."""
+        return get_roles(self.encoder)
+
+    @property
+    def pooling(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The pooling function: (hidden [B, L, D], attention_mask [B, L]) -> [B, D]."""
+        return get_pooling(self.config.pooling, cls_at_end=self.roles.cls_at_end)
+
+    @property
+    def uses_token_types(self) -> bool:
+        """Whether `token_type_ids` make a difference."""
+        return self.roles.uses_token_types
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the encoder and the head hold together."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> TaskOutput:
+        """Run the model.
+
+        Args:
+            input_ids: token ids, [B, L].
+            attention_mask: 1 for real tokens, 0 for padding, [B, L].
+            token_type_ids: 0 for the first text, 1 for the second, [B, L]; ignored where the
+                family does not have them.
+            output_hidden_states: also return what enters each layer.
+            output_attentions: also return the attention probabilities. For this call the encoder
+                computes attention in the plain ("eager") way, which is slower.
+        """
+        roles = self.roles
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "return_dict": True,
+            **roles.forward_options,
+        }
+        if roles.uses_token_types:
+            if token_type_ids is None and roles.cls_at_end:
+                token_type_ids = _mark_last_token(attention_mask)
+            inputs["token_type_ids"] = token_type_ids
+        if not (output_hidden_states or output_attentions):
+            hidden = self.encoder(**inputs).last_hidden_state
+            return self._finish(hidden, attention_mask, None, None)
+        with _Recorder(roles, output_hidden_states, output_attentions) as recorder:
+            if output_attentions and roles.asks_for_attentions:
+                inputs["output_attentions"] = True
+            hidden = self.encoder(**inputs).last_hidden_state
+        states = (*recorder.hidden_states, hidden) if output_hidden_states else None
+        attentions = tuple(recorder.attentions) if output_attentions else None
+        return self._finish(hidden, attention_mask, states, attentions)
+
+    def _finish(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor,
+        hidden_states: tuple[Tensor, ...] | None,
+        attentions: tuple[Tensor, ...] | None,
+    ) -> TaskOutput:
+        pooled = self.pooling(hidden, attention_mask)
+        return TaskOutput(self.head(pooled), pooled, hidden_states, attentions)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a directory, whole or not at all; one that is there is replaced.
+
+        Raises:
+            DiskFullError: there was no room; what was at `path` is untouched.
+        """
+        with atomic_dir(path) as folder:
+            save_encoder(self.encoder, folder / "encoder")
+            if self.tokenizer is not None:
+                with quiet_transformers():
+                    self.tokenizer.save_pretrained(folder)
+            heads = {f"head.{k}": v.contiguous() for k, v in self.head.state_dict().items()}
+            save_file(heads, folder / _HEADS)
+            write_json(folder / _MANIFEST, self._manifest())
+
+    def _manifest(self) -> dict[str, Any]:
+        head = config_to_dict(self.config)
+        return {
+            "format_version": FORMAT_VERSION,
+            "task": self.task,
+            "labels": self.labels,
+            "pooling": head.pop("pooling"),
+            "head": head,
+            "surgery": self.surgery.to_json(),
+            "lineage": self.lineage,
+            "max_length": self.max_length,
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> TaskModel:
+        """Load what `save` wrote, in eval mode. `path` may also be a run directory.
+
+        Raises:
+            ModelLoadError: there is no saved model at `path`.
+            CheckpointError: a file is missing, damaged, or of a newer version of bertwright.
+        """
+        folder = find_model_dir(path)
+        if folder is None:
+            raise ModelLoadError(
+                f"{path} is not a model saved by bertwright (it has no {_MANIFEST})",
+                hint="give the directory that --out named, or its model/ folder",
+            )
+        manifest = _read_manifest(folder / _MANIFEST)
+        for file in ("config.json", "model.safetensors"):
+            if file == "config.json" or not list((folder / "encoder").glob("*.index.json")):
+                _check_file(folder / "encoder" / file)
+        for file in (_HEADS, "tokenizer.json", "tokenizer_config.json"):
+            if file == _HEADS or (folder / file).exists():
+                _check_file(folder / file)
+        try:
+            encoder, _ = load_encoder(folder / "encoder")
+            tokenizer = load_tokenizer(str(folder))
+        except BertwrightError as error:
+            raise CheckpointError(f"{folder}: {error.message}", hint=error.hint) from error
+        model = _from_manifest(encoder, tokenizer, manifest, folder / _MANIFEST)
+        _load_head(model.head, folder / _HEADS)
+        return model.eval()
+
+
+class _Recorder:
+    """Notes what passes through the layers while the block runs, whatever their class.
+
+    For probabilities the encoder is switched to eager attention and back.
+    """
+
+    def __init__(self, roles: Roles, hidden_states: bool, attentions: bool) -> None:
+        self.hidden_states: list[Tensor] = []
+        self.attentions: list[Tensor] = []
+        self._roles = roles
+        self._wants = (hidden_states, attentions)
+        self._handles: list[Any] = []
+        self._attn = roles.encoder.config._attn_implementation
+
+    def __enter__(self) -> _Recorder:
+        roles, (hidden_states, attentions) = self._roles, self._wants
+        if hidden_states:
+            for layer in dict.fromkeys(roles.layers):
+                hook = layer.register_forward_pre_hook(self._on_layer)
+                self._handles.append(hook)
+        if attentions:
+            modules = [roles.attention(i) for i in range(roles.num_layers)]
+            for module in dict.fromkeys(modules):
+                self._handles.append(module.register_forward_hook(self._on_attention))
+            if self._attn not in (None, "eager"):
+                roles.encoder.set_attn_implementation("eager")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if self._wants[1] and self._attn not in (None, "eager"):
+            self._roles.encoder.set_attn_implementation(self._attn)
+
+    def _on_layer(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.hidden_states.append(self._roles.hidden_of(args[0]))
+
+    def _on_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.attentions.append(self._roles.attentions_of(output))
+
+
+def _mark_last_token(attention_mask: Tensor) -> Tensor:
+    """Return segment ids [B, L] as XLNet's tokenizer gives: 0, and 2 for the last real token."""
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = (attention_mask * positions).argmax(dim=1, keepdim=True)
+    return (positions == last).long() * _XLNET_CLS_SEGMENT
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    _check_file(path)
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path} has no format_version: it is not bertwright's")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} is of format {version}; this bertwright reads up to {FORMAT_VERSION}",
+            hint="pip install --upgrade bertwright",
+        )
+    return manifest
+
+
+def _check_file(path: Path) -> None:
+    """Raise a CheckpointError that names `path` unless it is there and whole."""
+    hint = "the directory was copied in part or damaged; save or copy it again"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing", hint=hint)
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        else:
+            with safe_open(path, framework="pt"):
+                pass
+    except (ValueError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", hint=hint) from error
+
+
+def _from_manifest(
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    manifest: dict[str, Any],
+    path: Path,
+) -> TaskModel:
+    try:
+        values = {**manifest["head"], "pooling": manifest["pooling"]}
+        with torch.random.fork_rng(devices=[]):
+            return TaskModel(
+                encoder,
+                task=manifest["task"],
+                labels=manifest["labels"],
+                config=config_from_dict(ModelConfig, values, source=str(path)),
+                tokenizer=tokenizer,
+                surgery=SurgeryPlan.from_json(manifest["surgery"]),
+                lineage=manifest["lineage"],
+                max_length=manifest["max_length"],
+            )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _load_head(head: nn.Module, path: Path) -> None:
+    tensors = {name.removeprefix("head."): t for name, t in load_file(path).items()}
+    try:
+        head.load_state_dict(tensors)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(f"{path} does not fit the head: {lines[-1].strip()}") from error
+
+
+def build_task_model(
+    source: str | Path | PreTrainedModel,
+    *,
+    task: str,
+    labels: Sequence[str],
+    config: ModelConfig | None = None,
+    max_length: int = 128,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> TaskModel:
+    """Load an encoder and put a new head on it, in eval mode.
+
+    With the stock head and CLS pooling, the head's dense layer starts from the checkpoint's
+    pretrained one where there is one (BERT's pooler), as `transformers` does.
+
+    Args:
+        source: as for `load_encoder`.
+        task: name of the task.
+        labels: label names; label i is output i.
+        config: pooling and head.
+        max_length: longest input in tokens, truncated by whoever tokenises.
+        seed: of the head's random weights; no global random state is touched.
+        tokenizer: in place of the source's own; needed with an object if texts are to be read.
+
+    Raises:
+        ModelLoadError: the source cannot be loaded, or has no tokenizer.
+        UnsupportedFamilyError: the architecture is not a known one.
+        ConfigError: `max_length` is more than the encoder has positions for.
+    """
+    config = config or ModelConfig()
+    encoder, own_tokenizer = load_encoder(source)
+    tokenizer = tokenizer or own_tokenizer
+    if tokenizer is None and not isinstance(source, PreTrainedModel):
+        raise ModelLoadError(
+            f"{source} has no tokenizer", hint="put tokenizer.json beside config.json"
+        )
+    base = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    lineage: dict[str, Any] = {"base_model": base, "family": get_roles(encoder).family}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = TaskModel(
+            encoder,
+            task=task,
+            labels=labels,
+            config=config,
+            tokenizer=tokenizer,
+            lineage=lineage,
+            max_length=max_length,
+        )
+    if isinstance(model.head, StockHead) and config.pooling == "cls":
+        init_stock_head(
+            model.head, encoder.config, lambda names: read_checkpoint_tensors(source, names)
+        )
+    return model.eval()
+
+
+def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
+    """Return a shallower copy: the layers at `indices`, with embeddings, pooling and head.
+
+    Raises:
+        UsageError: the indices are empty, out of range or not increasing.
+        UnsupportedRoleError: the family cannot do without one of the dropped layers.
+    """
+    kept = check_layer_indices(indices, model.roles.num_layers)
+    smaller = make_shallower(model.encoder, kept)
+    with torch.random.fork_rng(devices=[]):
+        student = TaskModel(
+            smaller,
+            task=model.task,
+            labels=model.labels,
+            config=model.config,
+            tokenizer=model.tokenizer,
+            surgery=model.surgery.then_keep_layers(kept),
+            lineage=copy.deepcopy(model.lineage),
+            max_length=model.max_length,
+        )
+    student.head = copy.deepcopy(model.head)
+    return student.train(model.training)

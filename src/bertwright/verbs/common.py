@@ -1,0 +1,315 @@
+"""What several verbs share: reading labelled rows, and the directory of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from bertwright.config import config_to_dict, dump_recipe, load_recipe, require
+from bertwright.errors import CheckpointError, ConfigError, ModelLoadError
+from bertwright.evaluate.measure import model_folder
+from bertwright.files import atomic_write_text, read_json
+from bertwright.tasks import TASKS
+
+if TYPE_CHECKING:
+    from bertwright.data.schema import LabelSet
+    from bertwright.data.sources import Rows
+    from bertwright.engines.base import EngineSpec
+    from bertwright.models.task_model import TaskModel
+    from bertwright.training.config import TrainingConfig
+    from bertwright.training.loop import TrainResult
+
+__all__ = [
+    "TRAINING_BASICS",
+    "DataConfig",
+    "TrainedResult",
+    "open_run_dir",
+    "read_rows",
+    "read_train_and_eval",
+    "save_trained",
+    "saved_labels",
+    "serving_model",
+    "split_rows",
+]
+
+TRAINING_BASICS = (
+    "epochs",
+    "lr",
+    "batch_size",
+    "max_length",
+    "precision",
+    "patience",
+    "max_steps",
+    "minutes",
+    "seed",
+    "threads",
+)
+"""The training options that a help page shows first."""
+
+BEFORE_TRAINING = ("recipe.yaml", "rejected.jsonl", "rejected-eval.jsonl")
+"""Files of a run that did not get as far as training: they may be replaced."""
+
+MAY_CHANGE_ON_RESUME = ("resume", "minutes", "threads", "save_minutes", "checkpoint_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedResult:
+    """What a training verb gives back."""
+
+    run_dir: Path
+    model_dir: Path
+    primary: str
+    """Name of the metric that chose the weights."""
+    score: float | None
+    """None when there were no rows to evaluate on."""
+    metrics: dict[str, float]
+    """On the evaluation rows, of the weights kept."""
+    num_rows: int
+    num_eval_rows: int
+    num_layers: int
+    parameters: int
+    steps: int
+    seconds: float
+    tokens_per_s: float
+    stopped: str
+    """Why training ended."""
+
+
+class TrainingVerbConfig(Protocol):
+    """What the configs of `finetune` and `distil` have in common."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def eval_data(self) -> str | None: ...
+    @property
+    def eval_share(self) -> float: ...
+    @property
+    def reading(self) -> DataConfig: ...
+    @property
+    def training(self) -> TrainingConfig: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How rows are read."""
+
+    text_column: str | None = None
+    """Column with the text. Found by name when not given: text, sentence, query, ..."""
+    text_b_column: str | None = None
+    """Column with the second text of a pair. Found by name when not given."""
+    label_column: str | None = None
+    """Column with the label. Found by name when not given: label, intent, class, ..."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """A row that cannot be used stops the command, or is skipped and kept in rejected.jsonl."""
+    long_rows: Literal["truncate", "stop"] = "truncate"
+    """A row longer than --max-length is cut, or stops the command."""
+    max_rows: int | None = None
+    """Use only so many rows, drawn at random, to try things small."""
+
+    def __post_init__(self) -> None:
+        require(self.max_rows is None or self.max_rows > 0, "max_rows", self.max_rows, "above 0")
+
+
+def read_rows(
+    source: str,
+    config: DataConfig,
+    *,
+    labels: LabelSet | None = None,
+    need_label: bool = True,
+    rejected_path: Path | None = None,
+    split: str = "train",
+) -> Rows:
+    """Load rows from `source` as the options say. Errors are those of `load_rows`."""
+    from bertwright.data.schema import Columns
+    from bertwright.data.sources import load_rows
+
+    columns = Columns(
+        text=config.text_column, text_b=config.text_b_column, label=config.label_column
+    )
+    return load_rows(
+        source,
+        columns=columns,
+        labels=labels,
+        need_label=need_label,
+        on_bad_row=config.on_bad_row,
+        rejected_path=rejected_path,
+        max_rows=config.max_rows,
+        split=split,
+    )
+
+
+def read_train_and_eval(
+    config: TrainingVerbConfig, run_dir: Path, *, labels: LabelSet | None = None
+) -> tuple[Rows, Rows]:
+    """Read the rows to train on and those to evaluate on: `eval_data`, or a share held out.
+
+    Rejected rows are written to the run directory. Errors are those of `load_rows`.
+    """
+    rows = read_rows(
+        config.data, config.reading, labels=labels, rejected_path=run_dir / "rejected.jsonl"
+    )
+    if config.eval_data is None:
+        return split_rows(rows, config.eval_share, config.training.seed)
+    eval_rows = read_rows(
+        config.eval_data,
+        config.reading,
+        labels=rows.labels,
+        rejected_path=run_dir / "rejected-eval.jsonl",
+        split="validation",
+    )
+    return rows, eval_rows
+
+
+def saved_labels(model: str, option: str = "--model") -> LabelSet:
+    """Return the labels that a run, model or exported folder was trained on.
+
+    Raises:
+        ModelLoadError: it is not such a folder.
+    """
+    from bertwright.data.schema import LabelSet
+
+    return LabelSet(tuple(map(str, _saved_facts(model, option)["labels"])))
+
+
+def serving_model(model: str, engine: str | None) -> tuple[Path, EngineSpec]:
+    """Return the folder to predict with, and the engine and precision to run it in.
+
+    `model` may be a model folder, an exported one, or a run. The run of `compress` has an artifact
+    for the engine that was chosen; it is taken when no engine is given, or this very one. Without
+    an artifact and an engine, it is torch in fp32.
+
+    Raises:
+        ModelLoadError: there is no such folder.
+        ArtifactError: the artifact is damaged.
+        UsageError: no such engine or precision.
+    """
+    from bertwright.engines.artifact import ARTIFACT_FILE, Artifact
+    from bertwright.engines.base import EngineSpec
+
+    given = None if engine is None else EngineSpec.parse(engine)
+    for folder in (Path(model), Path(model) / "artifact"):
+        if (folder / ARTIFACT_FILE).exists():
+            own = Artifact.load(folder).spec
+            if given is None or given == own:
+                return folder, own
+    _saved_facts(model)
+    return model_folder(model), given or EngineSpec()
+
+
+def _saved_facts(model: str, option: str = "--model") -> dict[str, Any]:
+    file = model_folder(model) / "bertwright.json"
+    if not file.exists():
+        raise ModelLoadError(
+            f"{option} {model}: not a trained model (there is no {file})",
+            hint="give the --out folder of finetune, distil, compress or export",
+        )
+    return read_json(file)
+
+
+def split_rows(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Split into (rest, held out), the share of each label kept; the same for the same seed.
+
+    Raises:
+        ConfigError: there are too few rows to hold any out.
+    """
+    labels = rows.label_ids()
+    assert labels is not None
+    rng = np.random.default_rng(seed)
+    held: list[int] = []
+    owed = 0.0  # what rounding has not yet given, carried from label to label
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        owed += share * len(members)
+        take = min(int(owed + 1e-9), len(members) - 1)
+        owed -= take
+        held.extend(members[:take].tolist())
+    if not held:
+        raise ConfigError(
+            f"{len(rows)} rows are too few to hold {share:.0%} out for evaluation",
+            hint="give --eval-data, or more rows",
+        )
+    rest = np.setdiff1d(np.arange(len(rows)), held)
+    return rows.select(rest), rows.select(sorted(held))
+
+
+def open_run_dir(verb: str, config: Any) -> Path:
+    """Make the run directory `config.out` with its recipe.yaml, or check that it can be resumed.
+
+    Raises:
+        ConfigError: it holds something already and `config.resume` is off, or its recipe differs.
+        CheckpointError: `config.resume` is on and there is no recipe to resume.
+    """
+    run_dir = Path(config.out)
+    recipe = run_dir / "recipe.yaml"
+    values = config_to_dict(config) | {"resume": False}
+    if config.resume and run_dir.exists():
+        if not recipe.exists():
+            raise CheckpointError(
+                f"{run_dir} has no recipe.yaml, so there is nothing to resume",
+                hint="give the --out of the run that was broken off",
+            )
+        was_verb, was = load_recipe(recipe)
+        changed = _differences(was, values)
+        if was_verb != verb or changed:
+            what = f"verb {was_verb} -> {verb}" if was_verb != verb else "; ".join(changed)
+            raise ConfigError(
+                f"--resume {run_dir}: the options differ from the run's recipe ({what})",
+                hint="resume with the same options, or start anew with another --out",
+            )
+        return run_dir
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"--out {run_dir} is a file", hint="choose a folder")
+    if run_dir.exists() and any(path.name not in BEFORE_TRAINING for path in run_dir.iterdir()):
+        raise ConfigError(
+            f"--out {run_dir} exists and is not empty",
+            hint="choose another folder, or --resume to carry a broken-off run on",
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    text = dump_recipe(verb, replace(config, resume=False))
+    atomic_write_text(recipe, f"# to repeat it: bertwright run {recipe} --out ANOTHER\n{text}")
+    return run_dir
+
+
+def save_trained(
+    model: TaskModel,
+    result: TrainResult,
+    run_dir: Path,
+    *,
+    num_rows: int,
+    num_eval_rows: int,
+) -> TrainedResult:
+    """Write the trained model, with its scores in its lineage, to `run_dir/model`."""
+    model.lineage = {**model.lineage, "scores": result.metrics, "steps": result.steps}
+    model.save(run_dir / "model")
+    return TrainedResult(
+        run_dir=run_dir,
+        model_dir=run_dir / "model",
+        primary=TASKS[model.task].primary,
+        score=result.best_score,
+        metrics=result.metrics,
+        num_rows=num_rows,
+        num_eval_rows=num_eval_rows,
+        num_layers=model.roles.num_layers,
+        parameters=model.num_parameters,
+        steps=result.steps,
+        seconds=result.seconds,
+        tokens_per_s=result.tokens_per_s,
+        stopped=result.stopped,
+    )
+
+
+def _differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in now:
+        before, after = was.get(key), now[key]
+        if key in MAY_CHANGE_ON_RESUME:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return found

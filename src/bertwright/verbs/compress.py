@@ -1,0 +1,171 @@
+"""Make a teacher small and fast: try students and engines, measure all, choose by budget."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertwright.compress.budget import Budget, Choice, Prefer
+from bertwright.compress.config import SearchConfig
+from bertwright.compress.pipeline import SearchRows, search
+from bertwright.config import config_to_dict, require
+from bertwright.insight.report import render_report
+from bertwright.training.config import TrainingConfig
+from bertwright.verbs.common import DataConfig, open_run_dir, read_rows, saved_labels, split_rows
+
+__all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress"]
+
+EXAMPLES = (
+    (
+        "keep 99% of the score, as fast as that can be",
+        "--model runs/intents --data train.csv --eval-data dev.csv --keep 0.99 --out runs/small",
+    ),
+    (
+        "a latency and a size to hold, and a test set to report on",
+        "--model runs/intents --data train.csv --eval-data dev.csv --test-data test.csv "
+        "--max-latency-ms 5 --max-size-mb 40 --out runs/small",
+    ),
+    (
+        "one depth, one engine, three seeds",
+        "--model runs/intents --data train.csv --eval-data dev.csv --depths 3 --engines openvino "
+        "--seeds 3 --out runs/small-3",
+    ),
+    (
+        "carry a broken-off search on",
+        "--model runs/intents --data train.csv --out runs/small --resume",
+    ),
+)
+GROUPS = {
+    "What you give": ("model", "data", "eval_data", "eval_share", "test_data", "reading"),
+    "Budget": ("keep", "max_latency_ms", "min_speedup", "max_size_mb"),
+    "Search": ("search",),
+    "Training of each student": ("training",),
+    "Output": ("out", "resume"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig:
+    """Try students and engines, measure them all on this machine, and choose by budget.
+
+    The search always ends with a model: when none meets the budget, with the nearest, and exit
+    status 1.
+    """
+
+    model: str
+    """The teacher: a finetune run or model folder."""
+    data: str
+    """Labelled rows to train the students on; best, those the teacher was trained on."""
+    eval_data: str | None = None
+    """Labelled rows to choose by. Without it, --eval-share of the rows is held out."""
+    eval_share: float = 0.1
+    """Share of the rows held out, when there is no --eval-data."""
+    test_data: str | None = None
+    """Labelled rows that choose nothing and are only reported on."""
+    reading: DataConfig = field(default_factory=DataConfig)
+    keep: float | None = 0.99
+    """Least share of the teacher's score to keep."""
+    max_latency_ms: float | None = None
+    """Most milliseconds for one text (median, tokenization included)."""
+    min_speedup: float | None = None
+    """Least throughput, as a multiple of the teacher's through transformers' pipeline in fp32."""
+    max_size_mb: float | None = None
+    """Most megabytes on disk, tokenizer included."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=6, lr=3e-4, evals_per_epoch=1)
+    )
+    out: str
+    """Folder of the search: model/ and artifact/ (the chosen), frontier.json, report.html, and the
+    students/ and artifacts/ tried."""
+    resume: bool = False
+    """Carry on a search that was broken off; finished students are not trained again."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
+        self.budget()
+
+    def budget(self) -> Budget:
+        """Return the limits asked for."""
+        return Budget(
+            keep=self.keep,
+            max_latency_ms=self.max_latency_ms,
+            min_speedup=self.min_speedup,
+            max_size_mb=self.max_size_mb,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressResult:
+    """What a search found."""
+
+    run_dir: Path
+    model_dir: Path
+    """The chosen model, to load and to train further."""
+    artifact_dir: Path
+    """The chosen model in the chosen engine, to predict and serve with."""
+    report: Path
+    frontier: dict[str, Any]
+    """What frontier.json holds."""
+    choice: Choice
+    prefer: Prefer
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The chosen candidate with everything measured."""
+        return next(c for c in self.frontier["candidates"] if c["name"] == self.choice.name)
+
+    @property
+    def met(self) -> bool:
+        """Whether the budget is met."""
+        return self.choice.met
+
+
+def compress(config: CompressConfig) -> CompressResult:
+    """Search as `config` says; see `bertwright.compress.pipeline.search`.
+
+    Raises:
+        UsageError: an option, the data or the model cannot be used.
+    """
+    labels = saved_labels(config.model)
+    run_dir = open_run_dir("compress", config)
+    rejected = run_dir / "rejected.jsonl"
+    train = read_rows(config.data, config.reading, labels=labels, rejected_path=rejected)
+    if config.eval_data is None:
+        train, dev = split_rows(train, config.eval_share, config.training.seed)
+    else:
+        dev = read_rows(config.eval_data, config.reading, labels=labels, split="test")
+    test = None
+    if config.test_data is not None:
+        test = read_rows(config.test_data, config.reading, labels=labels, split="test")
+    result = search(
+        config.model,
+        SearchRows(train, dev, test),
+        budget=config.budget(),
+        config=config.search,
+        training=config.training,
+        out=run_dir,
+        command=shlex.join(["bertwright", "run", str(run_dir / "recipe.yaml"), "--out", "AGAIN"]),
+    )
+    extras = {
+        **result.extras,
+        "title": f"Compression of {config.model}",
+        "data": {
+            "train": f"{config.data} ({len(train):,} rows)",
+            "dev": f"{config.eval_data or 'held out of it'} ({len(dev):,} rows)",
+            **({} if test is None else {"test": f"{config.test_data} ({len(test):,} rows)"}),
+        },
+        "recipe": config_to_dict(config),
+    }
+    report = render_report(result.frontier, extras, run_dir / "report.html")
+    return CompressResult(
+        run_dir=run_dir,
+        model_dir=run_dir / "model",
+        artifact_dir=run_dir / "artifact",
+        report=report,
+        frontier=result.frontier,
+        choice=result.choice,
+        prefer=config.search.prefer,
+    )

@@ -1,0 +1,155 @@
+"""Write a model in a form that others load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bertwright.config import require
+from bertwright.data.sources import Rows
+from bertwright.data.tokenise import tokenise
+from bertwright.errors import ConfigError
+from bertwright.evaluate.measure import model_folder
+from bertwright.files import folder_size_mb
+from bertwright.models.export import export_transformers
+from bertwright.models.task_model import TaskModel
+from bertwright.verbs.common import DataConfig, read_rows, saved_labels
+
+__all__ = ["EXAMPLES", "GROUPS", "ExportConfig", "ExportResult", "export"]
+
+EXAMPLES = (
+    (
+        "for AutoModelForSequenceClassification",
+        "--model runs/mine --format transformers --out exported",
+    ),
+    (
+        "the fastest on most processors",
+        "--model runs/small --format openvino --precision int8 --data train.csv --out served",
+    ),
+    ("the most portable", "--model runs/small --format onnx --out served-onnx"),
+)
+GROUPS = {
+    "What you give": ("model", "data", "eval_data", "reading"),
+    "Output": ("format", "precision", "tolerance_points", "threads", "out"),
+}
+ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a model so that transformers, ONNX Runtime or OpenVINO load it.
+
+    The numbers are compared with torch's on real rows, and an export that answers differently is
+    refused.
+    """
+
+    model: str
+    """A run or model folder."""
+    format: Literal["transformers", "onnx", "openvino"]
+    """Who is to load it."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Number format. int8 needs --data with labels: for calibration, and to see that the score
+    holds."""
+    data: str = "builtin:dev"
+    """Rows to compare the numbers on (and to calibrate int8 with): best, the training rows."""
+    eval_data: str | None = None
+    """Labelled rows on which an int8 export must hold its score. Without it, a tenth of --data."""
+    reading: DataConfig = field(default_factory=lambda: DataConfig(max_rows=2000))
+    tolerance_points: float = 0.5
+    """Most points (hundredths) of the score that int8 may cost; beyond, the worst layers stay in
+    higher precision, or the export is refused."""
+    threads: int | None = None
+    """Processor threads. Without it, as the engine chooses."""
+    out: str
+    """Folder to write."""
+
+    def __post_init__(self) -> None:
+        require(self.tolerance_points >= 0, "tolerance_points", self.tolerance_points, "at least 0")
+        if self.format == "transformers" and self.precision != "fp32":
+            raise ConfigError(
+                f"--precision {self.precision}: a transformers folder is written in fp32",
+                hint="--format onnx or openvino",
+            )
+        if self.precision == "int8" and self.data.startswith("builtin"):
+            raise ConfigError(
+                "--precision int8 needs --data: labelled rows like those it will meet",
+                hint="give the training file",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What was written, and how its numbers compare with torch's."""
+
+    out: Path
+    format: str
+    precision: str
+    size_mb: float
+    parity: dict[str, Any]
+    """Differences of the logits on real rows; empty for `transformers`, which is the same code."""
+
+
+def export(config: ExportConfig) -> ExportResult:
+    """Export as `config` says. An existing, non-empty folder is refused.
+
+    Raises:
+        UsageError: the model, the data or the folder cannot be used.
+        ParityError: the exported model answers differently, or int8 costs too much.
+    """
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
+    source = model_folder(config.model)
+    if config.format == "transformers":
+        export_transformers(source, out)
+        parity: dict[str, Any] = {}
+    else:
+        parity = _compile(config, source, out)
+    return ExportResult(
+        out=out,
+        format=config.format,
+        precision=config.precision,
+        size_mb=folder_size_mb(out),
+        parity=parity,
+    )
+
+
+def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
+    from bertwright.engines.base import EngineSpec
+    from bertwright.engines.compile import compile_model
+
+    model = TaskModel.load(source)
+
+    def encode(rows: Rows):
+        return tokenise(
+            rows,
+            model.tokenizer,
+            max_length=model.max_length,
+            long_rows=config.reading.long_rows,
+        )
+
+    quantized = config.precision == "int8"
+    labels = saved_labels(config.model) if quantized else None
+    rows = read_rows(config.data, config.reading, labels=labels, need_label=quantized)
+    dev = None
+    if quantized and config.eval_data is not None:
+        dev = read_rows(config.eval_data, config.reading, labels=labels, split="test")
+    elif quantized:
+        order = np.random.default_rng(0).permutation(len(rows))
+        cut = max(1, len(rows) // 10)
+        dev, rows = rows.select(sorted(order[:cut])), rows.select(sorted(order[cut:]))
+    encoded = encode(rows)
+    artifact = compile_model(
+        source,
+        EngineSpec.parse(f"{ENGINE_OF[config.format]}:{config.precision}"),
+        out,
+        calibration=encoded if quantized else None,
+        parity=encoded.select(range(min(len(encoded), 256))),
+        dev=encode(dev) if dev is not None else None,
+        tolerance_points=config.tolerance_points,
+        threads=config.threads,
+    )
+    return dict(artifact.parity)

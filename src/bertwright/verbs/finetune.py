@@ -1,0 +1,131 @@
+"""Train an encoder on labelled text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bertwright.config import config_to_dict, require
+from bertwright.data.tokenise import tokenise
+from bertwright.errors import ConfigError
+from bertwright.models.task_model import ModelConfig, build_task_model
+from bertwright.registry import find_method, parse_method_spec
+from bertwright.tasks import TASKS
+from bertwright.training.config import TrainingConfig
+from bertwright.training.loop import train
+from bertwright.verbs.common import (
+    TRAINING_BASICS,
+    DataConfig,
+    TrainedResult,
+    open_run_dir,
+    read_train_and_eval,
+    save_trained,
+)
+
+__all__ = ["EXAMPLES", "GROUPS", "FinetuneConfig", "finetune"]
+
+EXAMPLES = (
+    ("on the built-in corpus, nothing to download", "--data builtin:train --out runs/first"),
+    (
+        "your own files; columns are found by name",
+        "--data train.csv --eval-data dev.csv --out runs/intents",
+    ),
+    ("a quick try", "--data train.jsonl --max-rows 500 --max-steps 50 --out runs/try"),
+    ("carry a broken-off run on", "--data train.csv --out runs/intents --resume"),
+)
+GROUPS = {
+    "What you give": ("data", "eval_data", "eval_share", "task", "reading"),
+    "Model": ("model", "classifier"),
+    "Training": ("method", *TRAINING_BASICS),
+    "Training, the finer points": ("training",),
+    "Output": ("out", "resume"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Train an encoder on labelled text, and keep the weights that score best."""
+
+    data: str
+    """Labelled rows: a file (csv, tsv, jsonl, parquet; .gz too), folder, glob, Hub dataset, or
+    builtin:train."""
+    eval_data: str | None = None
+    """Rows to score on while training. Without it, --eval-share of the rows is held out."""
+    eval_share: float = 0.1
+    """Share of the rows held out, when there is no --eval-data."""
+    task: str = "classify"
+    """What to learn. So far: classify (one label a text, or a pair of texts)."""
+    reading: DataConfig = field(default_factory=DataConfig)
+    model: str = "minilm"
+    """Where to start: a Hub name, a directory, or minilm (no network needed)."""
+    classifier: ModelConfig = field(default_factory=ModelConfig)
+    method: tuple[str, ...] = ()
+    """Add a method, NAME or NAME:key=value,key=value; may be given several times.
+    `bertwright methods` lists them."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    out: str
+    """The run's folder: recipe.yaml, metrics.jsonl, checkpoints/, model/."""
+    resume: bool = False
+    """Carry on a run that was broken off; it ends with the same weights as an unbroken one."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
+        TASKS[self.task]
+
+
+def finetune(config: FinetuneConfig) -> TrainedResult:
+    """Train as `config` says; the run directory then holds the best weights in `model/`.
+
+    Raises:
+        UsageError: an option, the data or the model cannot be used; nothing was trained.
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    hooks = []
+    for spec in config.method:
+        method = parse_method_spec(spec)
+        entry = find_method(type(method))
+        if entry.card.kind != "finetune":
+            raise ConfigError(
+                f"--method {spec}: {entry.name} is a {entry.card.kind} method",
+                hint="`bertwright distil` trains a student with it",
+            )
+        hooks.append(entry.apply(method))
+    run_dir = open_run_dir("finetune", config)
+    rows, eval_rows = read_train_and_eval(config, run_dir)
+    assert rows.labels is not None
+    training = config.training
+    model = build_task_model(
+        config.model,
+        task=config.task,
+        labels=list(rows.labels.names),
+        config=config.classifier,
+        max_length=training.max_length,
+        seed=training.seed,
+    )
+    encoded, encoded_eval = (
+        tokenise(
+            part,
+            model.tokenizer,
+            max_length=training.max_length,
+            long_rows=config.reading.long_rows,
+        )
+        for part in (rows, eval_rows)
+    )
+    result = train(
+        model,
+        encoded,
+        encoded_eval,
+        task=TASKS[config.task],
+        config=training,
+        hooks=hooks,
+        run_dir=run_dir,
+        resume=config.resume,
+    )
+    model.lineage = {
+        "base_model": config.model,
+        "data": config.data,
+        "data_fingerprint": rows.fingerprint,
+        "num_rows": len(rows),
+        "seed": training.seed,
+        "recipe": {"verb": "finetune", **config_to_dict(config)},
+    }
+    return save_trained(model, result, run_dir, num_rows=len(rows), num_eval_rows=len(eval_rows))

@@ -1,0 +1,42 @@
+"""List the methods, or show the card of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from bertwright.card import MethodCard
+from bertwright.registry import find_method, list_methods
+
+__all__ = ["EXAMPLES", "GROUPS", "MethodsConfig", "methods"]
+
+EXAMPLES = (
+    ("all of them, by kind", ""),
+    ("one in full", "theseus"),
+    ("for a program to read", "--json"),
+)
+GROUPS = {"What you give": ("name",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsConfig:
+    """List the methods with a line each, or show everything about one.
+
+    That is its equation, what it needs and costs, what to expect of it and by whose measurement,
+    when to use it and when not, and its options.
+    """
+
+    name: tyro.conf.Positional[str | None] = None
+    """The method to show. Without it, all are listed."""
+
+
+def methods(config: MethodsConfig) -> list[MethodCard]:
+    """Return the cards of all methods, or of the one named.
+
+    Raises:
+        UnknownChoiceError: no method has this name.
+    """
+    if config.name is not None:
+        return [find_method(config.name).card]
+    return [entry.card for entry in list_methods()]

@@ -1,0 +1,61 @@
+"""Depths, plans and successive halving."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bertwright.compress.candidates import StudentPlan, plan_students, sensible_depths
+from bertwright.compress.halving import choose_dropped
+from bertwright.errors import ConfigError
+
+
+def test_depths_are_the_divisors_below():
+    assert sensible_depths(12) == (6, 4, 3, 2, 1)
+    assert sensible_depths(6) == (3, 2, 1)
+    assert sensible_depths(1) == ()
+
+
+def test_cheap_students_come_first():
+    plans = plan_students(6)
+    assert [p.layers for p in plans] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert len({p.name for p in plans}) == 9
+
+
+def test_a_depth_that_does_not_divide_is_refused_only_for_theseus():
+    with pytest.raises(ConfigError, match="theseus|Theseus"):
+        plan_students(6, depths=[4])
+    assert len(plan_students(6, depths=[4], methods=["distil"])) == 1
+    with pytest.raises(ConfigError, match="--depths 6"):
+        plan_students(6, depths=[6])
+
+
+def rows(share: float, count: int = 400) -> np.ndarray:
+    return np.arange(count) < share * count
+
+
+def test_a_clearly_beaten_student_is_dropped_with_figures():
+    good, bad = StudentPlan(2, "distil", 0), StudentPlan(2, "theseus", 0)
+    dropped = choose_dropped({good: rows(0.9), bad: rows(0.6)})
+    assert list(dropped) == [bad]
+    assert "60.0%" in dropped[bad] and "distil-2L" in dropped[bad]
+
+
+def test_equal_students_both_stay():
+    a, b = StudentPlan(2, "distil", 0), StudentPlan(2, "theseus", 0)
+    assert choose_dropped({a: rows(0.8), b: np.roll(rows(0.8), 60)}) == {}
+    assert choose_dropped({a: rows(0.8), b: rows(0.8)}) == {}
+
+
+def test_a_shallower_student_that_is_better_drops_a_deeper_one():
+    shallow, deep = StudentPlan(1, "distil", 0), StudentPlan(3, "distil", 0)
+    assert list(choose_dropped({shallow: rows(0.9), deep: rows(0.7)})) == [deep]
+    assert choose_dropped({shallow: rows(0.7), deep: rows(0.9)}) == {}
+
+
+def test_the_control_stays_and_may_drop_others():
+    control, bad = StudentPlan(2, "control", 0), StudentPlan(2, "theseus", 0)
+    other = StudentPlan(2, "distil", 0)
+    dropped = choose_dropped({control: rows(0.9), bad: rows(0.5), other: rows(0.85)})
+    assert list(dropped) == [bad]
+    assert choose_dropped({control: rows(0.1), other: rows(0.9)}) == {}

@@ -1,0 +1,113 @@
+"""The README's tables: what they say, and that they are made from results/."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def make_tables():
+    path = REPOSITORY / "scripts" / "make_tables.py"
+    spec = importlib.util.spec_from_file_location("make_tables", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def entry(name, score, speedup, **more):
+    return {
+        "name": name,
+        "score": score,
+        "score_low": score - 0.01,
+        "score_high": score + 0.01,
+        "kept": score / 0.9,
+        "speedup": speedup,
+        "throughput_texts_s": 100 * speedup,
+        "size_mb": 10.0,
+        "primary": "accuracy",
+        "num_rows": 1000,
+        **more,
+    }
+
+
+@pytest.fixture
+def results(tmp_path):
+    candidates = [
+        entry("slow-good", 0.89, 4.0),
+        entry("beaten", 0.80, 3.0),
+        entry("fast-fair", 0.85, 12.0),
+        {"name": "hopeless", "dropped": "last of its round", "score": 0.3},
+    ]
+    frontier = {
+        "teacher": entry("teacher", 0.9, 1.5),
+        "baseline": entry("pipeline", 0.9, 1.0, size_mb=90.0),
+        "machine": {"processor": "Processor", "cores": 2},
+        "candidates": candidates,
+        "chosen": "slow-good",
+        "reason": "the fastest that keeps 98%",
+    }
+    (tmp_path / "intents").mkdir()
+    (tmp_path / "intents" / "frontier.json").write_text(json.dumps(frontier))
+    memory = {"rows": 1_000_000, "peak_memory_mb": 612.34, "machine": {"cores": 2}, "passed": True}
+    (tmp_path / "memory_million_rows.json").write_text(json.dumps(memory))
+    return tmp_path
+
+
+def test_the_frontier_table_has_teacher_chosen_and_the_unbeaten(make_tables, results):
+    lines = make_tables.frontier_table(results).splitlines()
+    assert lines[0] == "**intents**, accuracy on 1,000 rows, 2 cores of Processor"
+    assert lines[4:] == [
+        "| teacher, `transformers` pipeline | 90.0 [89.0, 91.0] | 100.0% | 1.0x | 90.0 |",
+        "| **slow-good** | 89.0 [88.0, 90.0] | 98.9% | 4.0x | 10.0 |",
+        "| fast-fair | 85.0 [84.0, 86.0] | 94.4% | 12.0x | 10.0 |",
+    ]
+
+
+def test_the_chosen_one_is_shown_even_when_another_beats_it(make_tables, results):
+    path = results / "intents" / "frontier.json"
+    path.write_text(path.read_text().replace('"chosen": "slow-good"', '"chosen": "beaten"'))
+    assert "| **beaten** |" in make_tables.frontier_table(results)
+
+
+def test_the_memory_table_has_the_figures(make_tables, results):
+    lines = make_tables.memory_table(results).splitlines()
+    assert lines[2:] == ["| rows | 1,000,000 |", "| peak memory mb | 612.3 |"]
+
+
+def test_filling_changes_only_what_is_between_the_markers(make_tables, results):
+    text = "a\n<!-- table:memory -->\nold\n<!-- end:memory -->\nb\n"
+    filled = make_tables.fill_tables(text, results)
+    assert filled.startswith("a\n<!-- table:memory -->\n| one million rows |")
+    assert filled.endswith("|\n<!-- end:memory -->\nb\n")
+    assert "old" not in filled
+    assert make_tables.fill_tables(filled, results) == filled
+
+
+def test_without_results_a_table_is_empty(make_tables, tmp_path):
+    text = "<!-- table:frontier -->\nold\n<!-- end:frontier -->"
+    filled = make_tables.fill_tables(text, tmp_path)
+    assert filled == "<!-- table:frontier -->\n<!-- end:frontier -->"
+
+
+def test_a_marker_without_a_table_is_refused(make_tables, tmp_path):
+    with pytest.raises(KeyError, match="nothing"):
+        make_tables.fill_tables("<!-- table:nothing -->\n<!-- end:nothing -->", tmp_path)
+
+
+def test_every_table_has_its_place_in_the_readme(make_tables):
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert sorted(name for _, name, _, _ in make_tables.MARKER.findall(readme)) == sorted(
+        make_tables.TABLES
+    )
+
+
+def test_the_readme_is_made_from_the_results(make_tables):
+    assert make_tables.main(["--check"]) == 0, "run `make report`"

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bertwright.errors import UnknownChoiceError
+from bertwright.tasks import TASKS
+
+TASK = TASKS["classify"]
+
+
+def one_hot_logits(predicted: list[int], classes: int) -> np.ndarray:
+    return np.eye(classes, dtype=np.float32)[predicted]
+
+
+def test_loss_is_the_cross_entropy_of_each_row_by_hand():
+    logits = torch.tensor([[0.0, math.log(3.0)], [2.0, 2.0]])
+    batch = {"labels": torch.tensor([1, 0])}
+    expected = torch.tensor([-math.log(3 / 4), math.log(2)])
+    loss = TASK.per_example_loss(logits, batch)
+    assert loss.shape == (2,)
+    torch.testing.assert_close(loss, expected)
+    wrong = TASK.per_example_loss(logits, {"labels": torch.tensor([0, 0])})
+    assert not torch.allclose(wrong, expected)
+
+
+def test_loss_of_bf16_logits_is_fp32():
+    logits = torch.randn(4, 3, dtype=torch.bfloat16)
+    labels = torch.tensor([0, 1, 2, 0])
+    loss = TASK.per_example_loss(logits, {"labels": labels})
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, TASK.per_example_loss(logits.float(), {"labels": labels}))
+
+
+def test_loss_gradient_is_softmax_minus_one_hot():
+    logits = torch.randn(3, 4, requires_grad=True)
+    labels = torch.tensor([0, 3, 1])
+    TASK.per_example_loss(logits, {"labels": labels}).sum().backward()
+    expected = logits.softmax(-1) - torch.nn.functional.one_hot(labels, 4)
+    torch.testing.assert_close(logits.grad, expected.detach())
+
+
+def test_metrics_by_hand():
+    # class 0: tp 2 fp 1 fn 0 (F1 4/5); class 1: tp 1 fp 0 fn 1 (2/3); class 2 does not occur.
+    labels = np.array([0, 0, 1, 1])
+    metrics = TASK.compute_metrics(one_hot_logits([0, 0, 0, 1], 3), labels)
+    assert metrics["accuracy"] == 0.75
+    assert metrics["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    # Gorodkin: c=3, s=4, p=(3,1), t=(2,2): (12-8)/sqrt((16-10)(16-8))
+    assert metrics["mcc"] == pytest.approx(4 / math.sqrt(48))
+    assert set(metrics) == set(TASK.metric_names)
+    assert TASK.primary in metrics
+
+
+def test_macro_f1_counts_a_class_that_is_predicted_but_never_right():
+    # class 2 is predicted once, wrongly: F1 0 and it takes part in the mean.
+    metrics = TASK.compute_metrics(one_hot_logits([0, 2], 4), np.array([0, 0]))
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_metrics_of_constant_predictions_are_finite_and_quiet():
+    metrics = TASK.compute_metrics(one_hot_logits([1, 1, 1], 2), np.array([0, 1, 0]))
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["mcc"] == 0.0
+
+
+def test_metrics_refuse_no_rows():
+    with pytest.raises(ValueError, match="need rows"):
+        TASK.compute_metrics(np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
+
+
+def test_correct_agrees_with_accuracy():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 4, 50)
+    correct = TASK.correct(logits, labels)
+    assert correct.dtype == bool and 0 < correct.sum() < 50
+    assert correct.mean() == TASK.compute_metrics(logits, labels)["accuracy"]
+
+
+def test_decode_gives_label_score_and_the_top_five():
+    logits = np.array([[0.0, math.log(2), 0.0, 0.0, 0.0, -9.0, -8.0]], dtype=np.float32)
+    (answer,) = TASK.decode(logits, list("abcdefg"))
+    total = 6 + math.exp(-9) + math.exp(-8)
+    assert answer["label"] == "b"
+    assert answer["score"] == pytest.approx(2 / total, rel=1e-6)
+    assert list(answer["scores"]) == ["b", "a", "c", "d", "e"]
+    assert answer["scores"]["a"] == pytest.approx(1 / total, rel=1e-6)
+    assert type(answer["score"]) is float
+
+
+def test_decode_survives_large_logits_and_no_rows():
+    (answer,) = TASK.decode(np.array([[1e4, 0.0]], dtype=np.float32), ["x", "y"])
+    assert answer["score"] == 1.0
+    assert TASK.decode(np.zeros((0, 2)), ["x", "y"]) == []
+
+
+def test_unknown_task_names_the_known_ones():
+    with pytest.raises(UnknownChoiceError, match="classify"):
+        TASKS["clasify"]
