@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 __all__ = ["Progress", "console", "format_count", "format_seconds"]
@@ -15,6 +16,9 @@ __all__ = ["Progress", "console", "format_count", "format_seconds"]
 console = Console(stderr=True, highlight=False)
 
 PLAIN_INTERVAL_S = 15.0
+WIDE = 100
+BAR_WIDTH = 24
+SHORT_BAR_WIDTH = 8
 
 
 def format_seconds(seconds: float) -> str:
@@ -32,6 +36,10 @@ def format_count(value: float) -> str:
             unit = 1e3 if letter == "k" else size
             return f"{value / unit:.1f}{letter}"
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _unbroken() -> Column:
+    return Column(no_wrap=True, overflow="ellipsis")
 
 
 class _Rate(ProgressColumn):
@@ -85,14 +93,16 @@ class Progress:
     def __enter__(self) -> Progress:
         self._began = self._spoke = time.monotonic()
         if console.is_terminal:
+            count = "{task.completed:,.0f}" + ("/{task.total:,.0f}" if self.total else "")
             self._bar = RichProgress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                TextColumn("{task.completed:,.0f}" + ("/{task.total:,.0f}" if self.total else "")),
-                TextColumn("{task.fields[unit]}"),
-                _Rate(),
-                _Left(),
-                TextColumn("{task.fields[note]}", style="dim", markup=False),
+                TextColumn("{task.description}", markup=False, table_column=_unbroken()),
+                BarColumn(bar_width=BAR_WIDTH if console.width >= WIDE else SHORT_BAR_WIDTH),
+                TextColumn(count + " {task.fields[unit]}", table_column=_unbroken()),
+                _Rate(table_column=_unbroken()),
+                _Left(table_column=_unbroken()),
+                TextColumn(
+                    "{task.fields[note]}", style="dim", markup=False, table_column=_unbroken()
+                ),
                 console=console,
             )
             self._bar.start()

@@ -40,7 +40,7 @@ def test_a_page_shows_every_option_with_a_text(name, width):
         assert option.doc, f"{name} {option.spelling} has no help text"
         assert (option.spelling or option.metavar) in text
     assert "Examples" in text and "Usage" in text
-    for noise in ("{None}", "fixed", "default_factory", "MISSING", "<class"):
+    for noise in ("{None}", "fixed", "default_factory", "MISSING", "<class", "Ellipsis"):
         assert noise not in text
     assert text.count("Required.") == sum(option.required for option in options)
     wide = [

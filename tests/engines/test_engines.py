@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import FAMILY_NAMES
 
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines import base
@@ -18,6 +17,7 @@ from bertwright.engines.parity import random_parity_batches
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import MissingDependencyError, UnknownChoiceError
 from bertwright.models.task_model import TaskModel
+from tiny import FAMILY_NAMES
 
 GRAPH_ENGINES = ("onnxruntime", "openvino")
 
@@ -71,9 +71,7 @@ def test_token_types_matter(saved: Callable[..., Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["torch", *GRAPH_ENGINES])
-def test_left_padding_is_refused(
-    engine: str, saved: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_left_padding_is_refused(engine: str, saved: Callable[..., Path], tmp_path: Path) -> None:
     compile_model(saved(), f"{engine}:fp32", tmp_path / "out", threads=1)
     session = open_session(tmp_path / "out", threads=1)
     with pytest.raises(ValueError, match="right"):

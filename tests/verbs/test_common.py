@@ -46,7 +46,7 @@ class Config:
     out: str
     lr: float = 0.1
     resume: bool = False
-    minutes: float | None = None
+    threads: int | None = None
 
 
 def test_a_run_folder_is_new_or_resumed(tmp_path):
@@ -57,7 +57,7 @@ def test_a_run_folder_is_new_or_resumed(tmp_path):
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(ConfigError, match="not empty"):
         open_run_dir("verb", Config(out=out, lr=0.2))
-    assert open_run_dir("verb", Config(out=out, lr=0.2, resume=True, minutes=3)) == folder
+    assert open_run_dir("verb", Config(out=out, lr=0.2, resume=True, threads=3)) == folder
     with pytest.raises(ConfigError, match=r"lr: 0\.2 -> 0\.3"):
         open_run_dir("verb", Config(out=out, lr=0.3, resume=True))
     with pytest.raises(ConfigError, match="verb verb -> other"):

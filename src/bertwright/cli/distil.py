@@ -20,7 +20,7 @@ def show(result: TrainedResult, *, as_json: bool = False) -> int:
             + (f" ({others})" if others else "")
         )
     remark(
-        f"{result.num_layers} layers, {format_parameters(result.parameters)} parameters; "
+        f"{result.num_layers} layer{'' if result.num_layers == 1 else 's'}, {format_parameters(result.parameters)} parameters; "
         f"{result.steps:,} steps in {format_seconds(result.seconds)}, "
         f"{format_count(result.tokens_per_s)} tokens/s; {result.stopped}"
     )

@@ -211,7 +211,7 @@ def _field_options(cls: type, name: str, within: Any = None) -> Iterator[Option]
         return
     metavar, spelling = METAVARS.get(name) or _metavar(hint), option_name(name)
     doc = field_docs(cls).get(name, "")
-    choices = typing.get_args(hint)
+    choices = _choices(hint)
     if hint is bool and default is True:
         metavar, spelling = "", option_name(f"no_{name}")
         doc = f"Turns this off: {doc[:1].lower()}{doc[1:]}"
@@ -227,6 +227,13 @@ def _field_options(cls: type, name: str, within: Any = None) -> Iterator[Option]
         default=_shown_default(default),
         required=default is dataclasses.MISSING,
     )
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Return the values of a Literal, also within an optional or a tuple."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(choice for arg in typing.get_args(hint) for choice in _choices(arg))
 
 
 def _metavar(hint: Any) -> str:

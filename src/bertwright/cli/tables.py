@@ -68,4 +68,4 @@ def format_speed(value: float) -> str:
 
 def format_parameters(count: int) -> str:
     """Return 22713216 -> "22.7M"."""
-    return f"{count / 1e6:.1f}M"
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"

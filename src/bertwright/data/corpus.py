@@ -18,6 +18,7 @@ import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ _MARKUP = [
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'][.!?])\s+(?=[\"'(]?[A-Z])")
 _PLAIN = re.compile(r"[A-Z][A-Za-z0-9 ,;:'\"()/_%+*.!?-]*[a-z0-9)][.]")
 _CODE = re.compile(
-    r"\w[.](?!g[.]|e[.])[A-Za-z_]|__|--|\*\*|\w\(|https?:|www|\b\w+/\w+/|[:]\w|TODO|XXX"
+    r"\w[.](?!g[.]|e[.])[A-Za-z_]|__|--|\*\*|\w\(|https?:|\bwww\b|\b\w+/\w+/|[:]\w|TODO|XXX"
 )
 
 _TELLTALE = re.compile(
@@ -166,13 +167,16 @@ def _build(folders: dict[str, Path]) -> dict[str, list[tuple[str, str]]]:
     return {split: [part[i] for i in rng.permutation(len(part))] for split, part in rows.items()}
 
 
-def _candidates(folder: Path) -> dict[str, str]:
-    """Return usable sentences of a library, by their normal form, files in a scattered order."""
-    found: dict[str, str] = {}
+def _candidates(folder: Path) -> list[str]:
+    """Return usable sentences of a library without near-duplicates, files in a scattered order."""
+    found: list[str] = []
+    seen: set[str] = set()
     for path in _source_files(folder):
-        for docstring in _docstrings(path):
-            for sentence in _sentences(docstring):
-                found.setdefault(_normal_form(sentence), sentence)
+        for sentence in chain.from_iterable(map(_sentences, _docstrings(path))):
+            forms = _normal_forms(sentence)
+            if seen.isdisjoint(forms):
+                found.append(sentence)
+            seen |= forms
         if len(found) >= _CANDIDATES_PER_LIBRARY:
             break
     return found
@@ -255,17 +259,29 @@ def _is_usable(sentence: str) -> bool:
     )
 
 
-def _normal_form(sentence: str) -> str:
-    """Return what is left without case, digits, punctuation, names and identifiers."""
+def _normal_forms(sentence: str) -> set[str]:
+    """Return what is left of a sentence; near-duplicates share a form.
+
+    The first form has only the letters, in lower case. The second also lacks names and
+    identifiers: words with capitals, digits or underscores after the first word.
+    """
     first, *rest = sentence.split()
-    words = [first.lower(), *(w for w in rest if not re.search(r"[A-Z0-9_]", w))]
-    return " ".join(filter(None, (re.sub(r"[^a-z]", "", word) for word in words)))
+    common = [first, *(word for word in rest if not re.search(r"[A-Z0-9_]", word))]
+    return {re.sub(r"[^a-z]", "", " ".join(words).lower()) for words in ([first, *rest], common)}
 
 
-def _without_shared(found: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+def _without_shared(found: dict[str, list[str]]) -> dict[str, list[str]]:
     """Drop sentences that two libraries have: they have no right answer."""
-    owners = Counter(form for sentences in found.values() for form in sentences)
+    forms = {
+        label: [_normal_forms(sentence) for sentence in sentences]
+        for label, sentences in found.items()
+    }
+    owners = Counter(form for of_label in forms.values() for form in set().union(*of_label))
     return {
-        label: [sentence for form, sentence in sentences.items() if owners[form] == 1]
+        label: [
+            sentence
+            for sentence, its_forms in zip(sentences, forms[label], strict=True)
+            if all(owners[form] == 1 for form in its_forms)
+        ]
         for label, sentences in found.items()
     }

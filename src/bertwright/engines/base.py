@@ -35,7 +35,7 @@ __all__ = [
 Precision = Literal["fp32", "bf16", "int8"]
 
 Batch = Mapping[str, np.ndarray]
-"""`input_ids`, `attention_mask` and sometimes `token_type_ids`, int64 [B, L], padded on the right."""
+"""`input_ids`, `attention_mask`, sometimes `token_type_ids`: int64 [B, L], right-padded."""
 
 
 @dataclass(frozen=True)

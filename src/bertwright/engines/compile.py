@@ -90,7 +90,7 @@ def compile_model(
         out_dir: the artifact's folder; one that is there is replaced when all went well.
         calibration: training rows for OpenVINO's int8; 300 of them are drawn.
         parity: real rows to compare logits on; without them, random token ids.
-        dev: labelled rows to score on.
+        dev: labelled rows to score bf16 and int8 on.
         tolerance_points: how much score may be lost, in points (100 = everything).
         threads: processor threads for the checks; None: as the engines choose.
 
@@ -112,8 +112,8 @@ def compile_model(
         )
     model = TaskModel.load(model_dir)
     assert source is not None
-    reference = TorchSession(TaskModel.load(source), "fp32", threads)
-    judge = _Judge.prepare(model, reference, parity, dev)
+    reference = TorchSession(model, "fp32", threads)
+    judge = _Judge.prepare(model, reference, parity, None if spec.precision == "fp32" else dev)
     with atomic_dir(out_dir) as folder:
         bench = _Bench(
             engine=engine,

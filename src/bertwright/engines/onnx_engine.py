@@ -90,7 +90,7 @@ def _export(traced: TracedModel) -> onnx.ModelProto:
         torch.onnx.export(
             traced,
             tuple(example_inputs(traced).values()),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=traced.input_names,
             output_names=["logits"],
             dynamic_axes={**axes, "logits": {0: "batch"}},
@@ -146,7 +146,10 @@ def _agree(plain: onnx.ModelProto, fused: onnx.ModelProto, traced: TracedModel) 
     ids = generator.integers(0, vocabulary, (3, 11))
     mask = (np.arange(11) < np.array([[11], [6], [1]])).astype(np.int64)
     inputs = with_inputs(traced.input_names, traced.roles.cls_at_end, ids, mask, None)
-    expected, found = (_load(g.SerializeToString(), 1).run(None, inputs)[0] for g in (plain, fused))
+    expected, found = (
+        np.asarray(_load(graph.SerializeToString(), 1).run(None, inputs)[0])
+        for graph in (plain, fused)
+    )
     return bool(np.abs(expected - found).max() <= _FUSION_TOLERANCE)
 
 

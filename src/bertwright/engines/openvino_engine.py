@@ -155,7 +155,7 @@ class OpenVinoSession:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         self._compiled: Any = openvino.Core().compile_model(str(folder / _XML), "CPU", options)
-        self._request = self._compiled.create_infer_request()
+        self._request: Any = self._compiled.create_infer_request()
         self._streams = streams
         self._names: list[str] = list(facts["inputs"])
         self._cls_at_end = bool(facts["cls_at_end"])

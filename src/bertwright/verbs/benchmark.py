@@ -12,7 +12,7 @@ from bertwright.errors import ConfigError
 from bertwright.evaluate.evaluate import sample_texts
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import Target, measure_targets
-from bertwright.verbs.common import DataConfig, read_rows, serving_model
+from bertwright.verbs.common import InputConfig, read_rows, serving_model
 
 __all__ = ["EXAMPLES", "GROUPS", "BenchmarkConfig", "benchmark"]
 
@@ -45,7 +45,7 @@ class BenchmarkConfig:
     :fp32, :bf16 or :int8; or pipeline, for transformers' own on a stock folder."""
     data: str = "builtin:test"
     """Texts to run; labels are not needed."""
-    reading: DataConfig = field(default_factory=DataConfig)
+    reading: InputConfig = field(default_factory=InputConfig)
     threads: int | None = None
     """Processor threads. Without it, all cores that this process may use."""
     repeats: int = 5

@@ -13,6 +13,7 @@ from bertwright.errors import CheckpointError, ConfigError, ModelLoadError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_write_text, read_json
 from bertwright.tasks import TASKS
+from bertwright.training.keeper import FREE_TO_CHANGE
 
 if TYPE_CHECKING:
     from bertwright.data.schema import LabelSet
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TRAINING_BASICS",
     "DataConfig",
+    "InputConfig",
     "TrainedResult",
     "open_run_dir",
     "read_rows",
@@ -52,7 +54,7 @@ TRAINING_BASICS = (
 BEFORE_TRAINING = ("recipe.yaml", "rejected.jsonl", "rejected-eval.jsonl")
 """Files of a run that did not get as far as training: they may be replaced."""
 
-MAY_CHANGE_ON_RESUME = ("resume", "minutes", "threads", "save_minutes", "checkpoint_steps")
+MAY_CHANGE_ON_RESUME = ("resume", *FREE_TO_CHANGE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +96,15 @@ class TrainingVerbConfig(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """How rows are read."""
+class InputConfig:
+    """How rows of text are read."""
 
     text_column: str | None = None
     """Column with the text. Found by name when not given: text, sentence, query, ..."""
     text_b_column: str | None = None
     """Column with the second text of a pair. Found by name when not given."""
-    label_column: str | None = None
-    """Column with the label. Found by name when not given: label, intent, class, ..."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A row that cannot be used stops the command, or is skipped and kept in rejected.jsonl."""
-    long_rows: Literal["truncate", "stop"] = "truncate"
-    """A row longer than --max-length is cut, or stops the command."""
     max_rows: int | None = None
     """Use only so many rows, drawn at random, to try things small."""
 
@@ -114,9 +112,17 @@ class DataConfig:
         require(self.max_rows is None or self.max_rows > 0, "max_rows", self.max_rows, "above 0")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(InputConfig):
+    """How labelled rows are read."""
+
+    label_column: str | None = None
+    """Column with the label. Found by name when not given: label, intent, class, ..."""
+
+
 def read_rows(
     source: str,
-    config: DataConfig,
+    config: InputConfig,
     *,
     labels: LabelSet | None = None,
     need_label: bool = True,
@@ -128,7 +134,9 @@ def read_rows(
     from bertwright.data.sources import load_rows
 
     columns = Columns(
-        text=config.text_column, text_b=config.text_b_column, label=config.label_column
+        text=config.text_column,
+        text_b=config.text_b_column,
+        label=config.label_column if isinstance(config, DataConfig) else None,
     )
     return load_rows(
         source,

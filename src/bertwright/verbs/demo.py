@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from bertwright.compress.config import SearchConfig
-from bertwright.errors import ConfigError
 from bertwright.progress import console
 from bertwright.training.config import TrainingConfig
 from bertwright.verbs.common import DataConfig
@@ -19,11 +19,11 @@ __all__ = ["EXAMPLES", "GROUPS", "DemoConfig", "DemoResult", "demo"]
 EXAMPLES = (
     ("the whole road, under 20 minutes on two cores", ""),
     ("a look at it in a few minutes", "--max-rows 1000 --epochs 1 --student-epochs 1 --out d"),
-    ("carry a broken-off demo on", "--resume"),
+    ("from the start, though an earlier one is there", "--fresh"),
 )
 GROUPS = {
     "What it does": ("keep", "min_speedup", "epochs", "student_epochs", "max_rows"),
-    "Output": ("out", "resume"),
+    "Output": ("out", "fresh"),
 }
 
 SAMPLES = (
@@ -57,8 +57,9 @@ class DemoConfig:
     """Use only so many rows, for a quick look."""
     out: str = "runs/demo"
     """Folder for all of it: teacher/ and small/, with report.html."""
-    resume: bool = False
-    """Carry on a demo that was broken off."""
+    fresh: bool = False
+    """Begin anew, deleting what an earlier demo left in --out. Otherwise what it finished is used
+    again, and only the measuring is repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +80,14 @@ def demo(config: DemoConfig) -> DemoResult:
     """Run the demo as `config` says.
 
     Raises:
-        ConfigError: the folder is in use by something else.
+        ConfigError: the folder holds a demo with other options, or something else.
     """
     out = Path(config.out)
-    if out.exists() and any(out.iterdir()) and not config.resume:
-        raise ConfigError(
-            f"--out {out} is not empty",
-            hint="--resume carries a broken-off demo on; or choose another --out",
-        )
+    teacher, small = out / "teacher", out / "small"
+    if config.fresh:
+        for folder in (teacher, small):
+            shutil.rmtree(folder, ignore_errors=True)
     reading = DataConfig(max_rows=config.max_rows)
-    teacher = out / "teacher"
     if not (teacher / "model" / "bertwright.json").exists():
         console.rule("teacher", align="left")
         finetune(
@@ -98,10 +97,9 @@ def demo(config: DemoConfig) -> DemoResult:
                 reading=reading,
                 training=TrainingConfig(epochs=config.epochs, lr=2e-4),
                 out=str(teacher),
-                resume=config.resume and teacher.exists(),
+                resume=teacher.exists(),
             )
         )
-    small = out / "small"
     compressed = compress(
         CompressConfig(
             model=str(teacher),
@@ -114,7 +112,7 @@ def demo(config: DemoConfig) -> DemoResult:
             search=DEMO_SEARCH,
             training=TrainingConfig(epochs=config.student_epochs, lr=3e-4, evals_per_epoch=1),
             out=str(small),
-            resume=config.resume and small.exists(),
+            resume=small.exists(),
         )
     )
     console.rule("predict", align="left")

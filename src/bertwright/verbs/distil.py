@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bertwright.config import config_to_dict, require
 from bertwright.data.tokenise import EncodedRows, tokenise
@@ -50,7 +50,7 @@ EXAMPLES = (
     ),
 )
 GROUPS = {
-    "What you give": ("teacher", "data", "eval_data", "eval_share", "reading"),
+    "What you give": ("teacher", "data", "eval_data", "eval_share", "reading", "long_rows"),
     "Student": ("layers", "layer_choice"),
     "Training": ("method", *TRAINING_BASICS),
     "Training, the finer points": ("training",),
@@ -79,6 +79,8 @@ class DistilConfig:
     eval_share: float = 0.1
     """Share of the rows held out, when there is no --eval-data."""
     reading: DataConfig = field(default_factory=DataConfig)
+    long_rows: Literal["truncate", "stop"] = "truncate"
+    """A row longer than --max-length is cut, or stops the command."""
     layers: int
     """Layers of the student."""
     layer_choice: str | None = None
@@ -118,7 +120,7 @@ def distil(config: DistilConfig) -> TrainedResult:
             part,
             teacher.tokenizer,
             max_length=teacher.max_length,
-            long_rows=config.reading.long_rows,
+            long_rows=config.long_rows,
         )
         for part in (rows, eval_rows)
     )

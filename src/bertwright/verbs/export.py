@@ -124,12 +124,7 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
     model = TaskModel.load(source)
 
     def encode(rows: Rows):
-        return tokenise(
-            rows,
-            model.tokenizer,
-            max_length=model.max_length,
-            long_rows=config.reading.long_rows,
-        )
+        return tokenise(rows, model.tokenizer, max_length=model.max_length)
 
     quantized = config.precision == "int8"
     labels = saved_labels(config.model) if quantized else None

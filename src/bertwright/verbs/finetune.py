@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bertwright.config import config_to_dict, require
 from bertwright.data.tokenise import tokenise
@@ -33,7 +34,7 @@ EXAMPLES = (
     ("carry a broken-off run on", "--data train.csv --out runs/intents --resume"),
 )
 GROUPS = {
-    "What you give": ("data", "eval_data", "eval_share", "task", "reading"),
+    "What you give": ("data", "eval_data", "eval_share", "task", "reading", "long_rows"),
     "Model": ("model", "classifier"),
     "Training": ("method", *TRAINING_BASICS),
     "Training, the finer points": ("training",),
@@ -55,6 +56,8 @@ class FinetuneConfig:
     task: str = "classify"
     """What to learn. So far: classify (one label a text, or a pair of texts)."""
     reading: DataConfig = field(default_factory=DataConfig)
+    long_rows: Literal["truncate", "stop"] = "truncate"
+    """A row longer than --max-length is cut, or stops the command."""
     model: str = "minilm"
     """Where to start: a Hub name, a directory, or minilm (no network needed)."""
     classifier: ModelConfig = field(default_factory=ModelConfig)
@@ -106,7 +109,7 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
             part,
             model.tokenizer,
             max_length=training.max_length,
-            long_rows=config.reading.long_rows,
+            long_rows=config.long_rows,
         )
         for part in (rows, eval_rows)
     )

@@ -16,7 +16,7 @@ from bertwright.config import require
 from bertwright.errors import ConfigError, FileFormatError
 from bertwright.files import atomic_file
 from bertwright.progress import Progress
-from bertwright.verbs.common import DataConfig, read_rows, serving_model
+from bertwright.verbs.common import InputConfig, read_rows, serving_model
 
 __all__ = ["EXAMPLES", "GROUPS", "PredictConfig", "Predictions", "predict", "read_lines"]
 
@@ -49,7 +49,7 @@ class PredictConfig:
     input: str | None = None
     """Rows to label: a file (csv, tsv, jsonl, parquet; .gz too; txt has one text a line), folder,
     glob, Hub dataset, or - for standard input (JSON objects or plain text, one a line)."""
-    reading: DataConfig = field(default_factory=DataConfig)
+    reading: InputConfig = field(default_factory=InputConfig)
     engine: str | None = None
     """torch, onnxruntime or openvino; with :fp32, :bf16 or :int8. An exported folder has its own,
     any other is run by torch:fp32."""

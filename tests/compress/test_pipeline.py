@@ -1,0 +1,163 @@
+"""The search from end to end, on tiny models: real training, real processes, real measurements."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from bertwright.compress.budget import Budget
+from bertwright.compress.candidates import StudentPlan
+from bertwright.compress.config import SearchConfig
+from bertwright.compress.pipeline import search
+from bertwright.compress.students import StudentContext, train_half, train_whole
+from bertwright.data.tokenise import tokenise
+from bertwright.errors import ConfigError, UsageError
+from bertwright.evaluate.evaluate import EVALUATE_KEYS
+from bertwright.methods.distil.soft_targets import SoftTargetsConfig
+from bertwright.models.task_model import TaskModel
+from bertwright.training.config import TrainingConfig
+
+NAMES = {
+    "teacher@torch:fp32",
+    "control-2L@torch:fp32",
+    "distil-2L@torch:fp32",
+    "theseus-2L@torch:fp32",
+}
+
+
+def test_an_impossible_budget_still_ends_with_a_model_and_a_frontier(searched):
+    out, result = searched
+    assert not result.choice.met
+    assert [v.constraint for v in result.choice.violations] == ["max_size_mb"]
+    assert "max_size_mb" in result.choice.reason
+    kept = TaskModel.load(out / "model")
+    assert kept.roles.num_layers == (4 if result.choice.name.startswith("teacher") else 2)
+    assert (out / "artifact" / "artifact.json").exists()
+
+
+def test_the_frontier_file_holds_what_the_design_says(searched, rows):
+    out, result = searched
+    frontier = json.loads((out / "frontier.json").read_text(encoding="utf-8"))
+    assert frontier == json.loads(json.dumps(result.frontier))
+    assert frontier["chosen"] == result.choice.name and frontier["met"] is False
+    assert frontier["budget"]["max_size_mb"] == 0.001 and frontier["command"] == "again"
+    dropped = {name.partition("@")[0] for name in frontier["dropped"]}
+    names = {c["name"] for c in frontier["candidates"]}
+    assert names == {n for n in NAMES if n.partition("@")[0] not in dropped}
+    for candidate in frontier["candidates"]:
+        assert set(EVALUATE_KEYS) <= set(candidate)
+        assert candidate["num_rows"] == len(rows.dev)
+        assert candidate["score_low"] <= candidate["score"] <= candidate["score_high"]
+        assert candidate["kept_low"] <= candidate["kept"] <= candidate["kept_high"]
+        for key in ("throughput_texts_s", "latency_p50_ms", "size_mb", "peak_memory_mb"):
+            assert math.isfinite(candidate[key]) and candidate[key] > 0
+        baseline = frontier["baseline"]["throughput_texts_s"]
+        assert candidate["speedup"] == pytest.approx(candidate["throughput_texts_s"] / baseline)
+        assert candidate["test_num_rows"] == len(rows.test)
+    assert frontier["teacher"]["kept"] == 1.0 and frontier["teacher"]["p_value"] == 1.0
+    assert set(frontier["frontier"]) <= names
+
+
+def test_the_report_gets_curves_confusion_and_disagreements(searched, rows):
+    _, result = searched
+    extras = result.extras
+    assert {"teacher", "control-2L"} <= set(extras["curves"])
+    assert any("eval_accuracy" in row for row in extras["curves"]["teacher"])
+    for counts in (extras["confusion"]["teacher"], extras["confusion"]["chosen"]):
+        assert sum(map(sum, counts)) == len(rows.dev)
+    for row in extras["disagreements"]:
+        assert row["teacher"] != row["chosen"] and row["text"] in rows.dev.texts()
+
+
+def test_a_search_taken_up_again_trains_nothing_twice(searched, rows, teacher_dir):
+    out, first = searched
+    models = sorted((out / "students").glob("*/model/encoder/model.safetensors"))
+    assert models
+    before = {path: path.stat().st_mtime_ns for path in models}
+    again = search(
+        teacher_dir,
+        rows,
+        budget=Budget(keep=0.1),
+        config=SearchConfig(
+            depths=(2,), engines=("torch",), precisions=("fp32",), repeats=1, latency_rows=4
+        ),
+        training=TrainingConfig(
+            epochs=6, lr=3e-3, evals_per_epoch=1, precision="fp32", threads=1, max_length=16
+        ),
+        out=out,
+    )
+    assert {path: path.stat().st_mtime_ns for path in models} == before
+    assert again.choice.met and again.choice.violations == ()
+    scores = {c["name"]: c["score"] for c in first.frontier["candidates"]}
+    assert {c["name"]: c["score"] for c in again.frontier["candidates"]} == scores
+
+
+@pytest.fixture(scope="module")
+def context(rows, teacher_dir, tmp_path_factory) -> StudentContext:
+    teacher = TaskModel.load(teacher_dir)
+    return StudentContext(
+        teacher=teacher,
+        base_model=teacher.lineage["base_model"],
+        train_rows=tokenise(rows.train, teacher.tokenizer, max_length=16),
+        dev_rows=tokenise(rows.dev, teacher.tokenizer, max_length=16),
+        distil_methods=[SoftTargetsConfig()],
+        training=TrainingConfig(
+            epochs=2, lr=3e-3, evals_per_epoch=1, precision="fp32", threads=1, max_length=16
+        ),
+        folder=tmp_path_factory.mktemp("students"),
+    )
+
+
+@pytest.mark.parametrize("method", ["control", "distil", "theseus"])
+def test_half_and_the_rest_make_the_same_student_as_all_at_once(context, method, tmp_path):
+    plan = StudentPlan(1, method, 0)
+    half = train_half(plan, context, context.dev_rows)
+    assert half.dtype == bool and half.shape == (len(context.dev_rows),)
+    in_parts = train_whole(plan, context)
+    unbroken = StudentContext(
+        **{f: getattr(context, f) for f in context.__dataclass_fields__ if f != "folder"},
+        folder=tmp_path,
+    )
+    at_once = train_whole(plan, unbroken)
+    a, b = TaskModel.load(in_parts.model_dir), TaskModel.load(at_once.model_dir)
+    assert a.roles.num_layers == 1 and in_parts.steps == at_once.steps
+    for (name, x), (_, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def test_the_control_has_nothing_of_the_teacher(context):
+    """Its weights do not depend on the teacher's."""
+    first = train_whole(StudentPlan(2, "control", 5), context)
+    spoiled = TaskModel.load(first.model_dir)
+    with torch.no_grad():
+        for parameter in context.teacher.parameters():
+            parameter.add_(1.0)
+    try:
+        other = StudentContext(
+            **{f: getattr(context, f) for f in context.__dataclass_fields__ if f != "folder"},
+            folder=context.folder / "other",
+        )
+        second = TaskModel.load(train_whole(StudentPlan(2, "control", 5), other).model_dir)
+    finally:
+        with torch.no_grad():
+            for parameter in context.teacher.parameters():
+                parameter.sub_(1.0)
+    for (name, x), (_, y) in zip(
+        spoiled.state_dict().items(), second.state_dict().items(), strict=True
+    ):
+        assert torch.equal(x, y), name
+
+
+def test_options_that_do_not_fit_are_refused_before_training(rows, teacher_dir, tmp_path):
+    common = {"budget": Budget(), "training": TrainingConfig(), "out": tmp_path / "out"}
+    with pytest.raises(ConfigError, match="--depths 9"):
+        search(teacher_dir, rows, config=SearchConfig(depths=(9,)), **common)
+    with pytest.raises(UsageError, match="nothing to try"):
+        torch_int8 = SearchConfig(engines=("torch",), precisions=("int8",))
+        search(teacher_dir, rows, config=torch_int8, **common)
+    with pytest.raises(ConfigError, match="--seeds"):
+        SearchConfig(seeds=0)
+    assert not (tmp_path / "out").exists()
