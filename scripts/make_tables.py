@@ -45,8 +45,41 @@ def memory_table(results: Path) -> str:
     return markdown_table(["one million rows", ""], rows)
 
 
+def students_table(results: Path) -> str:
+    """One table a dataset: each kind of student beside its control, in the chosen engine."""
+    parts = []
+    for path in sorted(results.glob("*/frontier.json")):
+        frontier = read_json(path)
+        rows = _student_rows(frontier)
+        if rows:
+            header = ["students", "dev kept [95%]", "test kept [95%]", "seeds: mean dev ± std"]
+            parts.append(f"**{path.parent.name}**\n\n{markdown_table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def teachers_table(results: Path) -> str:
+    """Our fine-tuned teachers beside plain `transformers` code with the same epochs and rate."""
+    rows = []
+    for path in sorted(results.glob("*/teacher.json")):
+        plain = [read_json(p) for p in sorted(path.parent.glob("plain-s*.json"))]
+        for facts in [read_json(path), *plain]:
+            rows.append(
+                [
+                    f"{facts['data']}, {facts['what']}",
+                    f"{facts['epochs']:g} / {facts['lr']:g} / {facts['batch_size']}",
+                    str(facts["seed"]),
+                    f"{100 * facts['dev_accuracy']:.1f}",
+                    f"{100 * facts['test_accuracy']:.1f}",
+                ]
+            )
+    header = ["teacher", "epochs / lr / batch", "seed", "dev", "test"]
+    return markdown_table(header, rows) if rows else ""
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "frontier": frontier_table,
+    "students": students_table,
+    "teachers": teachers_table,
     "memory": memory_table,
 }
 
@@ -79,6 +112,33 @@ def _frontier_rows(frontier: Mapping[str, Any]) -> str:
         label = f"**{name}**" if name == chosen else name
         rows.append(_row(label, candidate, candidate["kept"], candidate["speedup"]))
     return markdown_table(["model", "score [95%]", "kept", "speed-up", "size, MB"], rows)
+
+
+def _student_rows(frontier: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each student of the first seed, in the engine of the chosen model."""
+    spec = str(frontier["chosen"]).partition("@")[2]
+    students = [
+        c
+        for c in frontier["candidates"]
+        if c["method"] != "teacher" and c["seed"] == 0 and c["name"].endswith(f"@{spec}")
+    ]
+    seeds = {(s["method"], s["layers"]): s for s in frontier.get("seeds", [])}
+    rows = []
+    for c in sorted(students, key=lambda c: (-c["layers"], c["method"])):
+        test = _share(c, "test_") if "test_kept" in c else "–"
+        several = seeds.get((c["method"], c["layers"]))
+        rows.append([str(c["name"]), _share(c, ""), test, _mean(several) if several else "–"])
+    return rows
+
+
+def _mean(several: Mapping[str, Any]) -> str:
+    """Return `87.3 ± 0.4 (3)`: mean and deviation of the score over so many seeds."""
+    return f"{100 * several['mean']:.1f} ± {100 * several['std']:.1f} ({len(several['seeds'])})"
+
+
+def _share(entry: Mapping[str, Any], prefix: str) -> str:
+    kept, low, high = (100 * entry[f"{prefix}kept{end}"] for end in ("", "_low", "_high"))
+    return f"{kept:.1f}% [{low:.1f}, {high:.1f}]"
 
 
 def _row(name: str, entry: Mapping[str, Any], kept: float, speedup: float) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bertwright.cli.tables import format_speed, print_json, print_table, remark, rows_table
+from bertwright.cli.tables import format_speed, print_json, print_rows, remark
 
 __all__ = ["show"]
 
@@ -21,6 +21,7 @@ HEADERS = (
     "peak MB",
     "load s",
 )
+SPARE = ("load s", "± IQR", "tokens/s", "p95 ms", "ratio")
 
 
 def show(result: dict[str, Any], *, as_json: bool = False) -> int:
@@ -45,7 +46,7 @@ def show(result: dict[str, Any], *, as_json: bool = False) -> int:
         )
         for m in result["targets"]
     ]
-    print_table(rows_table(HEADERS, rows))
+    print_rows(HEADERS, rows, spare=SPARE)
     facts = result["machine"]
     remark(f"{result['num_texts']:,} texts; {facts['processor']}, {facts['cores']} cores")
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.text import Text
 
-from bertwright.cli.tables import format_parameters, format_speed, print_table, remark, rows_table
+from bertwright.cli.tables import format_parameters, format_speed, print_rows, remark
 from bertwright.verbs.compress import CompressResult
 
 __all__ = ["show"]
@@ -25,6 +25,7 @@ HEADERS = (
     "MB",
     "peak MB",
 )
+SPARE = ("peak MB", "layers", "parameters", "95% interval", "MB")
 
 
 def show(result: CompressResult, *, as_json: bool = False) -> int:
@@ -37,8 +38,8 @@ def show(result: CompressResult, *, as_json: bool = False) -> int:
     candidates = sorted(found["candidates"], key=lambda c: -c["throughput_texts_s"])
     shown = [c for c in candidates if c["name"] in best]
     rows = [_row(candidate, found["chosen"]) for candidate in shown]
-    rows.append(_row({**found["baseline"], "name": "transformers pipeline, fp32"}, ""))
-    print_table(rows_table(HEADERS, rows))
+    rows.append(_row({**found["baseline"], "name": "baseline: pipeline"}, ""))
+    print_rows(HEADERS, rows, spare=SPARE)
     remark(
         f"{len(candidates)} candidates measured; above are those that no other beats in both score "
         "and speed, and the baseline"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 
 from bertwright.cli import compress
-from bertwright.cli.tables import print_table, rows_table
+from bertwright.cli.tables import print_rows
 from bertwright.verbs.demo import DemoResult
 
 __all__ = ["show"]
@@ -17,5 +17,5 @@ def show(result: DemoResult, *, as_json: bool = False) -> int:
         (escape(row["text"]), escape(row["label"]), f"{row['score']:.2f}")
         for row in result.predictions
     ]
-    print_table(rows_table(("what the chosen model says", "label", "probability"), rows))
+    print_rows(("what the chosen model says", "label", "probability"), rows, first_wraps=True)
     return compress.show(result.compressed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
+
 from bertwright.cli.tables import format_parameters, remark
 from bertwright.progress import format_count, format_seconds
 from bertwright.verbs.common import TrainedResult
@@ -19,11 +21,12 @@ def show(result: TrainedResult, *, as_json: bool = False) -> int:
             f"[green]{result.primary} {result.score:.4f}[/] on {result.num_eval_rows:,} rows"
             + (f" ({others})" if others else "")
         )
+    plural = "" if result.num_layers == 1 else "s"
     remark(
-        f"{result.num_layers} layer{'' if result.num_layers == 1 else 's'}, {format_parameters(result.parameters)} parameters; "
+        f"{result.num_layers} layer{plural}, {format_parameters(result.parameters)} parameters; "
         f"{result.steps:,} steps in {format_seconds(result.seconds)}, "
         f"{format_count(result.tokens_per_s)} tokens/s; {result.stopped}"
     )
-    remark(f"model in [cyan]{result.model_dir}[/]")
-    remark(f"next: bertwright evaluate --model {result.run_dir} --data TEST")
+    remark(f"model in [cyan]{escape(str(result.model_dir))}[/]")
+    remark(f"next: bertwright evaluate --model {escape(str(result.run_dir))} --data TEST")
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
+
 from bertwright.cli.tables import remark
 from bertwright.verbs.export import ExportResult
 
@@ -16,7 +18,8 @@ LOADS = {
 
 def show(result: ExportResult, *, as_json: bool = False) -> int:
     """Say on stderr what was written, how its numbers compare, and how to load it."""
-    remark(f"{result.format} {result.precision}, {result.size_mb:.1f} MB, in [cyan]{result.out}[/]")
+    out = escape(str(result.out))
+    remark(f"{result.format} {result.precision}, {result.size_mb:.1f} MB, in [cyan]{out}[/]")
     parity = result.parity
     if parity:
         remark(
@@ -24,5 +27,5 @@ def show(result: ExportResult, *, as_json: bool = False) -> int:
             f"{parity['mean_abs']:.2g} on average, {parity['max_abs']:.2g} at most; "
             f"{parity['label_agreement']:.1%} of the labels agree"
         )
-    remark("load it: " + LOADS[result.format].format(out=result.out))
+    remark("load it: " + LOADS[result.format].format(out=out))
     return 0

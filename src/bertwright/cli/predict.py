@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+from rich.markup import escape
+
 from bertwright.cli.tables import format_speed, remark
 from bertwright.verbs.predict import STANDARD, PredictConfig, Predictions, predict
 
@@ -22,5 +24,5 @@ def show(result: Predictions, *, as_json: bool = False) -> int:
         print(json.dumps(row, ensure_ascii=False))
     if result.output != STANDARD:
         rate = format_speed(result.num_rows / max(result.seconds, 1e-9))
-        remark(f"{result.num_rows:,} texts, {rate} texts/s, in [cyan]{result.output}[/]")
+        remark(f"{result.num_rows:,} texts, {rate} texts/s, in [cyan]{escape(result.output)}[/]")
     return 0

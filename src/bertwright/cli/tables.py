@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,9 +17,9 @@ __all__ = [
     "format_speed",
     "pairs_table",
     "print_json",
+    "print_rows",
     "print_table",
     "remark",
-    "rows_table",
 ]
 
 PLAIN_WIDTH = 160
@@ -46,19 +47,43 @@ def pairs_table(pairs: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def rows_table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Return a table with a head; all columns but the first are aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, header in enumerate(headers):
-        table.add_column(header, justify="right" if place else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def print_rows(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    spare: Sequence[str] = (),
+    first_wraps: bool = False,
+) -> None:
+    """Print a table on stdout; all columns but the first are aligned to the right.
+
+    Args:
+        headers: of the columns.
+        rows: as many cells each.
+        spare: columns that a narrow terminal does without, the first named first.
+        first_wraps: whether the first column may take several lines.
+    """
+    console = Console()
+    rows = list(rows)
+    shown = list(headers)
+    for header in (*spare, None):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for place, name in enumerate(shown):
+            justify = "right" if place else "left"
+            table.add_column(name, justify=justify, no_wrap=bool(place) or not first_wraps)
+        for row in rows:
+            cells = dict(zip(headers, row, strict=True))
+            table.add_row(*(cells[name] for name in shown))
+        width = Measurement.get(console, console.options.update(width=10_000), table).maximum
+        if header is None or not console.is_terminal or width <= console.width:
+            break
+        shown.remove(header)
+    print_table(table)
 
 
 def remark(text: str) -> None:
     """Say something to the person, on stderr."""
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    console = Console(stderr=True)
+    console.print(text, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def format_speed(value: float) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from bertwright.data.sources import Rows
 from bertwright.data.tokenise import EncodedRows
+from bertwright.engines.artifact import ARTIFACT_FILE, Artifact, hash_model
 from bertwright.engines.base import EngineSpec, available_engines
-from bertwright.engines.compile import Artifact, compile_model
+from bertwright.engines.compile import compile_model
 from bertwright.errors import ArtifactError, ParityError, UsageError
 from bertwright.evaluate.evaluate import Scores, score_logits, score_model_dir
 from bertwright.progress import console
@@ -141,8 +142,8 @@ def _compile_once(
 ) -> None:
     if place.exists():
         try:
-            Artifact.load(place)
-            return
+            if Artifact.load(place).model_hash == hash_model(model_dir):
+                return
         except ArtifactError as error:
             console.print(f"[yellow]making {place} again:[/] {error.message}")
     compile_model(
@@ -160,19 +161,37 @@ def _compile_once(
 def score_artifact(
     artifact_dir: Path, rows: Rows, spec: EngineSpec, record: Path, threads: int | None
 ) -> Scores:
-    """Score an artifact on labelled rows; its logits are kept in `record` and read from there."""
-    if not record.exists():
+    """Score an artifact or model folder; its logits are kept in `record` and read from there."""
+    key = f"{_model_hash(artifact_dir)} {spec} {rows.fingerprint}"
+    scores = _read_scores(record, key)
+    if scores is None:
         scores = score_model_dir(artifact_dir, rows, spec, threads=threads)
         temporary = record.with_name(f".{record.name}")
         np.savez(
             temporary,
+            key=key,
             task=scores.task,
             logits=scores.logits,
             labels=scores.labels,
             names=scores.label_names,
         )
         temporary.replace(record)
-        return scores
+    return scores
+
+
+def _read_scores(record: Path, key: str) -> Scores | None:
+    """Return the scores in `record` if they are of this model, engine and rows."""
+    if not record.exists():
+        return None
     with np.load(record) as kept:
+        if str(kept["key"]) != key:
+            return None
         task = TASKS[str(kept["task"])]
         return score_logits(task, kept["logits"], kept["labels"], tuple(kept["names"].tolist()))
+
+
+def _model_hash(folder: Path) -> str:
+    """Return the hash of a model, or of the one that an artifact was made from."""
+    if (folder / ARTIFACT_FILE).exists():
+        return Artifact.load(folder).model_hash
+    return hash_model(folder)

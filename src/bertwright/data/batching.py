@@ -14,9 +14,25 @@ import torch
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 
-__all__ = ["collate", "pad_batch", "padded_lengths", "padding_efficiency", "plan_batches"]
+__all__ = [
+    "collate",
+    "default_pad_multiple",
+    "pad_batch",
+    "padded_lengths",
+    "padding_efficiency",
+    "plan_batches",
+]
 
 _WINDOW_BATCHES = 50
+
+
+def default_pad_multiple() -> int:
+    """Return 8 where there is a GPU, whose matrix units want it, else 1.
+
+    A processor computes every padded token: on short texts (11 tokens on average) multiples of 8
+    cost it a fifth of the speed of training.
+    """
+    return 8 if torch.cuda.is_available() else 1
 
 
 def padded_lengths(lengths: np.ndarray | int, pad_multiple: int) -> np.ndarray:
@@ -32,7 +48,7 @@ def plan_batches(
     seed: int,
     epoch: int,
     shuffle: bool = True,
-    pad_multiple: int = 8,
+    pad_multiple: int | None = None,
 ) -> list[np.ndarray]:
     """Cut rows into batches of at most `batch_tokens` padded tokens.
 
@@ -48,7 +64,7 @@ def plan_batches(
         seed: with `epoch`, fixes the order.
         epoch: another epoch gives another order.
         shuffle: False for inference.
-        pad_multiple: lengths are padded to multiples of this.
+        pad_multiple: lengths are padded to multiples of this; None: `default_pad_multiple`.
 
     Returns:
         Arrays of row positions, int64.
@@ -58,6 +74,7 @@ def plan_batches(
     """
     require(batch_tokens >= 1, "batch_tokens", batch_tokens, "at least 1")
     require(batch_size is None or batch_size >= 1, "batch_size", batch_size, "at least 1")
+    pad_multiple = default_pad_multiple() if pad_multiple is None else pad_multiple
     require(pad_multiple >= 1, "pad_multiple", pad_multiple, "at least 1")
     lengths = np.asarray(lengths, dtype=np.int64)
     padded = np.maximum(padded_lengths(lengths, pad_multiple), 1)
@@ -97,9 +114,10 @@ def _cut(
 
 
 def padding_efficiency(
-    lengths: np.ndarray, batches: Sequence[np.ndarray], pad_multiple: int = 8
+    lengths: np.ndarray, batches: Sequence[np.ndarray], pad_multiple: int | None = None
 ) -> float:
     """Return the share of padded tokens that are real: sum of lengths / sum of B x L, in (0, 1]."""
+    pad_multiple = default_pad_multiple() if pad_multiple is None else pad_multiple
     lengths = np.asarray(lengths, dtype=np.int64)
     real = sum(int(lengths[batch].sum()) for batch in batches)
     padded = sum(
@@ -114,7 +132,7 @@ def pad_batch(
     token_type_ids: Sequence[np.ndarray] | None,
     *,
     pad_token_id: int,
-    pad_multiple: int = 8,
+    pad_multiple: int | None = None,
     max_length: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Stack rows of token ids, padded on the right.
@@ -123,12 +141,14 @@ def pad_batch(
         input_ids: one array of ids a row.
         token_type_ids: the same shapes, or None; padded with 0.
         pad_token_id: what `input_ids` are padded with.
-        pad_multiple: L is the longest row rounded up to a multiple of this,
+        pad_multiple: L is the longest row rounded up to a multiple of this (None:
+            `default_pad_multiple`),
         max_length: but not above this (the longest row is never cut).
 
     Returns:
         `input_ids`, `attention_mask` and, if given, `token_type_ids`, int64 [B, L].
     """
+    pad_multiple = default_pad_multiple() if pad_multiple is None else pad_multiple
     lengths = np.fromiter(map(len, input_ids), dtype=np.int64, count=len(input_ids))
     longest = int(lengths.max())
     width = int(padded_lengths(longest, pad_multiple))
@@ -149,7 +169,7 @@ def _fill(real: np.ndarray, rows: Sequence[np.ndarray], pad: int) -> torch.Tenso
 
 
 def collate(
-    encoded: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_multiple: int = 8
+    encoded: EncodedRows, indices: Sequence[int] | np.ndarray, *, pad_multiple: int | None = None
 ) -> dict[str, Any]:
     """Make a batch of the rows at these positions.
 

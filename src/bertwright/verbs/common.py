@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -244,8 +245,14 @@ def split_rows(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
     return rows.select(rest), rows.select(sorted(held))
 
 
-def open_run_dir(verb: str, config: Any) -> Path:
+def open_run_dir(verb: str, config: Any, *, may_change: Collection[str] = ()) -> Path:
     """Make the run directory `config.out` with its recipe.yaml, or check that it can be resumed.
+
+    Args:
+        verb: goes into the recipe.
+        config: has `out` and `resume`.
+        may_change: options that a resumed run may have otherwise, beside those that no run
+            depends on; the recipe then tells the new ones.
 
     Raises:
         ConfigError: it holds something already and `config.resume` is off, or its recipe differs.
@@ -261,13 +268,14 @@ def open_run_dir(verb: str, config: Any) -> Path:
                 hint="give the --out of the run that was broken off",
             )
         was_verb, was = load_recipe(recipe)
-        changed = _differences(was, values)
+        changed = _differences(was, values, {*MAY_CHANGE_ON_RESUME, *may_change})
         if was_verb != verb or changed:
             what = f"verb {was_verb} -> {verb}" if was_verb != verb else "; ".join(changed)
             raise ConfigError(
                 f"--resume {run_dir}: the options differ from the run's recipe ({what})",
                 hint="resume with the same options, or start anew with another --out",
             )
+        _write_recipe(recipe, verb, config)
         return run_dir
     if run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"--out {run_dir} is a file", hint="choose a folder")
@@ -277,9 +285,13 @@ def open_run_dir(verb: str, config: Any) -> Path:
             hint="choose another folder, or --resume to carry a broken-off run on",
         )
     run_dir.mkdir(parents=True, exist_ok=True)
+    _write_recipe(recipe, verb, config)
+    return run_dir
+
+
+def _write_recipe(recipe: Path, verb: str, config: Any) -> None:
     text = dump_recipe(verb, replace(config, resume=False))
     atomic_write_text(recipe, f"# to repeat it: bertwright run {recipe} --out ANOTHER\n{text}")
-    return run_dir
 
 
 def save_trained(
@@ -310,14 +322,16 @@ def save_trained(
     )
 
 
-def _differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(
+    was: dict[str, Any], now: dict[str, Any], may_change: Collection[str], prefix: str = ""
+) -> list[str]:
     found: list[str] = []
     for key in now:
         before, after = was.get(key), now[key]
-        if key in MAY_CHANGE_ON_RESUME:
+        if key in may_change:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
+            found += _differences(before, after, may_change, f"{prefix}{key}.")
         elif before != after:
             found.append(f"{prefix}{key}: {before!r} -> {after!r}")
     return found

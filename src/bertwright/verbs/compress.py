@@ -45,6 +45,13 @@ GROUPS = {
     "Output": ("out", "resume"),
 }
 
+MAY_CHANGE_ON_RESUME = (
+    *("keep", "max_latency_ms", "min_speedup", "max_size_mb", "prefer", "test_data"),
+    *("depths", "students", "engines", "precisions", "seeds"),
+    *("repeats", "measure_rows", "latency_rows"),
+)
+"""What no finished student depends on: with other values they are used again all the same."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompressConfig:
@@ -81,7 +88,8 @@ class CompressConfig:
     """Folder of the search: model/ and artifact/ (the chosen), frontier.json, report.html, and the
     students/ and artifacts/ tried."""
     resume: bool = False
-    """Carry on a search that was broken off; finished students are not trained again."""
+    """Carry on a search that was broken off, or ask it anew: finished students are not trained
+    again, and the budget, the engines and the measuring may be others."""
 
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
@@ -130,7 +138,7 @@ def compress(config: CompressConfig) -> CompressResult:
         UsageError: an option, the data or the model cannot be used.
     """
     labels = saved_labels(config.model)
-    run_dir = open_run_dir("compress", config)
+    run_dir = open_run_dir("compress", config, may_change=MAY_CHANGE_ON_RESUME)
     rejected = run_dir / "rejected.jsonl"
     train = read_rows(config.data, config.reading, labels=labels, rejected_path=rejected)
     if config.eval_data is None:
