@@ -253,14 +253,6 @@ def test_split_rows_is_stratified_and_seeded():
     assert same.fingerprint == rest.fingerprint != other.fingerprint
 
 
-def test_split_rows_of_few_rows():
-    rows = load_rows([{"text": "a", "label": 0}, {"text": "b", "label": 1}])
-    rest, held = split_rows(rows)
-    assert (len(rest), len(held)) == (1, 1)
-    with pytest.raises(DataError, match="too few"):
-        split_rows(rest)
-
-
 # ---- bad input ---------------------------------------------------------------------------------
 
 GOOD = {"text": "fine", "label": "a"}
@@ -480,3 +472,33 @@ def test_column_choice_on_real_data(shared_data):
         load_rows(path)
     rows = load_rows(path, columns=Columns(label="entailment"))
     assert rows.labels.names == ("CONTRADICTION", "ENTAILMENT", "NEUTRAL")
+
+
+def rows_of(*counts: int):
+    return load_rows(
+        [{"text": f"t{k} {i}", "label": f"l{k}"} for k, n in enumerate(counts) for i in range(n)]
+    )
+
+
+def test_a_split_keeps_the_shares_and_repeats():
+    rows = rows_of(50, 100, 25)
+    rest, held = split_rows(rows, share=0.2, seed=0)
+    assert (len(rest), len(held)) == (140, 35)
+    assert np.bincount(held.label_ids()).tolist() == [10, 20, 5]
+    assert not set(rest.texts()) & set(held.texts())
+    assert sorted(rest.texts() + held.texts()) == sorted(rows.texts())
+    again, _ = split_rows(rows, share=0.2, seed=0)
+    other, _ = split_rows(rows, share=0.2, seed=1)
+    assert again.texts() == rest.texts() != other.texts()
+
+
+def test_many_small_classes_still_give_the_share_asked_for():
+    _, held = split_rows(rows_of(*[3] * 50), share=0.1, seed=0)
+    assert len(held) == 15
+    rest, _ = split_rows(rows_of(*[3] * 50), share=0.9, seed=0)
+    assert np.bincount(rest.label_ids(), minlength=50).min() >= 1, "each class is still trained on"
+
+
+def test_too_few_rows_cannot_be_split():
+    with pytest.raises(DataError, match="2 rows are too few"):
+        split_rows(rows_of(1, 1), share=0.1, seed=0)

@@ -2,43 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 
-from bertwright.data.sources import load_rows
 from bertwright.errors import ConfigError
-from bertwright.verbs.common import open_run_dir, split_rows
+from bertwright.verbs.common import open_run_dir
 from bertwright.verbs.run import RunConfig, run
-
-
-def rows_of(*counts: int):
-    return load_rows(
-        [{"text": f"t{k} {i}", "label": f"l{k}"} for k, n in enumerate(counts) for i in range(n)]
-    )
-
-
-def test_a_split_keeps_the_shares_and_repeats():
-    rows = rows_of(50, 100, 25)
-    rest, held = split_rows(rows, 0.2, seed=0)
-    assert (len(rest), len(held)) == (140, 35)
-    assert np.bincount(held.label_ids()).tolist() == [10, 20, 5]
-    assert not set(rest.texts()) & set(held.texts())
-    assert sorted(rest.texts() + held.texts()) == sorted(rows.texts())
-    again, _ = split_rows(rows, 0.2, seed=0)
-    other, _ = split_rows(rows, 0.2, seed=1)
-    assert again.texts() == rest.texts() != other.texts()
-
-
-def test_many_small_classes_still_give_the_share_asked_for():
-    _, held = split_rows(rows_of(*[3] * 50), 0.1, seed=0)
-    assert len(held) == 15
-    rest, _ = split_rows(rows_of(*[3] * 50), 0.9, seed=0)
-    assert np.bincount(rest.label_ids(), minlength=50).min() >= 1, "each class is still trained on"
-
-
-def test_too_few_rows_cannot_be_split():
-    with pytest.raises(ConfigError, match="2 rows are too few"):
-        split_rows(rows_of(1, 1), 0.1, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,13 @@ def show(result: CompressResult, *, as_json: bool = False) -> int:
                 f"{missed['value']:.4g} (off by {missed['excess']:.1%})"
             )
         remark(f"nearest: {escape(found['chosen'])}. {escape(found['reason'])}")
+    if "test_kept" in result.chosen:
+        chosen = result.chosen
+        remark(
+            f"on {chosen['test_num_rows']:,} test rows it scores {chosen['test_score']:.4f} and "
+            f"keeps {chosen['test_kept']:.1%} (95%: {chosen['test_kept_low']:.1%} to "
+            f"{chosen['test_kept_high']:.1%}) of the teacher's score"
+        )
     remark(f"report: [cyan]{escape(str(result.report))}[/]")
     remark(f"next: bertwright predict --model {escape(str(result.run_dir))} --input FILE")
     return 0 if result.met else 1

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+from bertwright.progress import format_count, format_seconds
+
+if TYPE_CHECKING:
+    from bertwright.verbs.common import TrainedResult
 
 __all__ = [
     "format_parameters",
@@ -20,6 +26,7 @@ __all__ = [
     "print_rows",
     "print_table",
     "remark",
+    "remark_trained",
 ]
 
 PLAIN_WIDTH = 160
@@ -33,8 +40,9 @@ def print_json(value: Any) -> None:
 def print_table(table: Table) -> None:
     """Print a table on stdout; not squeezed where there is no terminal to fit into."""
     console = Console()
-    width = None if console.is_terminal else max(console.width, PLAIN_WIDTH)
-    console.print(table, width=width)
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
+    console.print(table)
 
 
 def pairs_table(pairs: Iterable[tuple[str, str]]) -> Table:
@@ -84,6 +92,25 @@ def remark(text: str) -> None:
     """Say something to the person, on stderr."""
     console = Console(stderr=True)
     console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def remark_trained(result: TrainedResult) -> None:
+    """Say what was trained and how well, and where it is."""
+    others = ", ".join(
+        f"{name} {value:.4f}" for name, value in result.metrics.items() if name != result.primary
+    )
+    if result.score is not None:
+        remark(
+            f"[green]{result.primary} {result.score:.4f}[/] on {result.num_eval_rows:,} rows"
+            + (f" ({others})" if others else "")
+        )
+    plural = "" if result.num_layers == 1 else "s"
+    remark(
+        f"{result.num_layers} layer{plural}, {format_parameters(result.parameters)} parameters; "
+        f"{result.steps:,} steps in {format_seconds(result.seconds)}, "
+        f"{format_count(result.tokens_per_s)} tokens/s; {result.stopped}"
+    )
+    remark(f"model in [cyan]{escape(str(result.model_dir))}[/]")
 
 
 def format_speed(value: float) -> str:

@@ -122,30 +122,32 @@ class Rows:
 
 
 def split_rows(rows: Rows, *, share: float = 0.1, seed: int = 0) -> tuple[Rows, Rows]:
-    """Split rows into (rest, held out), each class in proportion.
+    """Split rows into (rest, held out), each class in proportion, both in source order.
 
-    Each class gives round(share x its rows), drawn from a generator seeded with `seed`; a class of
-    one row stays in the rest. Both parts keep the source order.
+    What rounding does not give one class is carried to the next, so that many small classes still
+    give the share asked for; each class keeps at least one row in the rest. The same for the same
+    seed.
 
     Raises:
-        DataError: a part would be empty.
+        DataError: there are too few rows to hold any out.
     """
-    rng = np.random.default_rng(seed)
     labels = rows.label_ids()
     if labels is None:
         labels = np.zeros(len(rows), dtype=np.int64)
+    rng = np.random.default_rng(seed)
     held = np.zeros(len(rows), dtype=bool)
+    owed = 0.0
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        held[members[: min(round(share * len(members)), len(members) - 1)]] = True
-    if not held.any():
-        number = min(max(round(share * len(rows)), 1), len(rows) - 1)
-        held[rng.permutation(len(rows))[:number]] = True
+        owed += share * len(members)
+        take = min(int(owed + 1e-9), len(members) - 1)
+        owed -= take
+        held[members[:take]] = True
     if not held.any():
         raise DataError(
-            f"{len(rows)} rows are too few to hold some out for evaluation",
+            f"{len(rows)} rows are too few to hold {share:.0%} out for evaluation",
             path=rows.source,
-            hint="give --eval-data",
+            hint="give --eval-data, or more rows",
         )
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 

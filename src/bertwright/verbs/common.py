@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
 from bertwright.config import config_to_dict, dump_recipe, load_recipe, require
 from bertwright.errors import CheckpointError, ConfigError, ModelLoadError
 from bertwright.evaluate.measure import model_folder
@@ -35,7 +33,6 @@ __all__ = [
     "save_trained",
     "saved_labels",
     "serving_model",
-    "split_rows",
 ]
 
 TRAINING_BASICS = (
@@ -158,11 +155,13 @@ def read_train_and_eval(
 
     Rejected rows are written to the run directory. Errors are those of `load_rows`.
     """
+    from bertwright.data.sources import split_rows
+
     rows = read_rows(
         config.data, config.reading, labels=labels, rejected_path=run_dir / "rejected.jsonl"
     )
     if config.eval_data is None:
-        return split_rows(rows, config.eval_share, config.training.seed)
+        return split_rows(rows, share=config.eval_share, seed=config.training.seed)
     eval_rows = read_rows(
         config.eval_data,
         config.reading,
@@ -217,32 +216,6 @@ def _saved_facts(model: str, option: str = "--model") -> dict[str, Any]:
             hint="give the --out folder of finetune, distil, compress or export",
         )
     return read_json(file)
-
-
-def split_rows(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Split into (rest, held out), the share of each label kept; the same for the same seed.
-
-    Raises:
-        ConfigError: there are too few rows to hold any out.
-    """
-    labels = rows.label_ids()
-    assert labels is not None
-    rng = np.random.default_rng(seed)
-    held: list[int] = []
-    owed = 0.0  # what rounding has not yet given, carried from label to label
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        owed += share * len(members)
-        take = min(int(owed + 1e-9), len(members) - 1)
-        owed -= take
-        held.extend(members[:take].tolist())
-    if not held:
-        raise ConfigError(
-            f"{len(rows)} rows are too few to hold {share:.0%} out for evaluation",
-            hint="give --eval-data, or more rows",
-        )
-    rest = np.setdiff1d(np.arange(len(rows)), held)
-    return rows.select(rest), rows.select(sorted(held))
 
 
 def open_run_dir(verb: str, config: Any, *, may_change: Collection[str] = ()) -> Path:

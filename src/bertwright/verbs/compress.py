@@ -13,7 +13,13 @@ from bertwright.compress.pipeline import SearchRows, search
 from bertwright.config import config_to_dict, require
 from bertwright.insight.report import render_report
 from bertwright.training.config import TrainingConfig
-from bertwright.verbs.common import DataConfig, open_run_dir, read_rows, saved_labels, split_rows
+from bertwright.verbs.common import (
+    DataConfig,
+    open_run_dir,
+    read_rows,
+    read_train_and_eval,
+    saved_labels,
+)
 
 __all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress"]
 
@@ -139,12 +145,7 @@ def compress(config: CompressConfig) -> CompressResult:
     """
     labels = saved_labels(config.model)
     run_dir = open_run_dir("compress", config, may_change=MAY_CHANGE_ON_RESUME)
-    rejected = run_dir / "rejected.jsonl"
-    train = read_rows(config.data, config.reading, labels=labels, rejected_path=rejected)
-    if config.eval_data is None:
-        train, dev = split_rows(train, config.eval_share, config.training.seed)
-    else:
-        dev = read_rows(config.eval_data, config.reading, labels=labels, split="test")
+    train, dev = read_train_and_eval(config, run_dir, labels=labels)
     test = None
     if config.test_data is not None:
         test = read_rows(config.test_data, config.reading, labels=labels, split="test")

@@ -1,0 +1,95 @@
+"""`compress` as a verb: its files, its exit status, asking again, predicting with the result."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import bertwright
+from bertwright.cli.main import main
+from bertwright.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def searched(teacher, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "small"
+    result = bertwright.compress(
+        model=str(teacher),
+        data=data["train"],
+        eval_data=data["dev"],
+        test_data=data["test"],
+        keep=0.2,
+        depths=(1,),
+        students=("control", "distil"),
+        engines=("torch",),
+        precisions=("fp32",),
+        repeats=1,
+        latency_rows=4,
+        epochs=6,
+        lr=3e-3,
+        max_length=16,
+        precision="fp32",
+        out=str(out),
+    )
+    return out, result
+
+
+def test_the_folder_holds_everything_that_was_promised(searched):
+    out, result = searched
+    assert result.met and result.chosen["name"] == result.choice.name
+    for name in ("report.html", "frontier.json", "recipe.yaml", "model", "artifact"):
+        assert (out / name).exists(), name
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert result.choice.name in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert f"bertwright run {out / 'recipe.yaml'}" in page
+
+
+def test_predict_uses_the_chosen_artifact(searched):
+    out, _ = searched
+    answers = bertwright.predict(model=str(out), text=("a great film", "a bad film")).rows
+    assert len(answers) == 2 and {a["label"] for a in answers} <= {"good", "bad"}
+
+
+def test_asked_anew_nothing_is_trained_and_an_impossible_budget_ends_with_1(searched, capsys):
+    out, _ = searched
+    models = {p: p.stat().st_mtime_ns for p in out.glob("students/*/model/*")}
+    assert models
+    status = main(["run", str(out), "--resume"])
+    assert status == 0
+    recipe = out / "recipe.yaml"
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace("max_size_mb: null", "max_size_mb: 0.001"), encoding="utf-8")
+    status = main(["run", str(out), "--resume"])
+    said = capsys.readouterr().err
+    assert status == 1 and "no candidate meets the budget" in said and "max_size_mb" in said
+    assert {p: p.stat().st_mtime_ns for p in out.glob("students/*/model/*")} == models
+    frontier = json.loads((out / "frontier.json").read_text(encoding="utf-8"))
+    assert frontier["met"] is False and frontier["chosen"]
+
+
+def test_what_students_depend_on_may_not_change(searched, teacher, data):
+    out, _ = searched
+    with pytest.raises(ConfigError, match="lr"):
+        bertwright.compress(
+            model=str(teacher), data=data["train"], eval_data=data["dev"], out=str(out), resume=True
+        )
+
+
+@pytest.mark.parametrize("option", [{"keep": 1.5}, {"min_speedup": 0.0}, {"seeds": 0}])
+def test_impossible_options_are_named(teacher, data, tmp_path, option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
+        bertwright.compress(
+            model=str(teacher), data=data["train"], out=str(tmp_path / "out"), **option
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_report_and_labels(tmp_path):
+    pytest.importorskip("openvino")
+    out = tmp_path / "demo"
+    result = bertwright.demo(max_rows=300, epochs=1, student_epochs=1, out=str(out))
+    assert (out / "small" / "report.html").exists()
+    assert [p["text"] for p in result.predictions] and all(p["label"] for p in result.predictions)
