@@ -100,3 +100,12 @@ def test_decode_survives_large_logits_and_no_rows():
 def test_unknown_task_names_the_known_ones():
     with pytest.raises(UnknownChoiceError, match="classify"):
         TASKS["clasify"]
+
+
+def test_a_single_class_has_no_correlation_and_no_warning():
+    logits = np.array([[3.0, 1.0], [2.0, 0.0]])
+    assert TASKS["classify"].compute_metrics(logits, np.array([0, 0])) == {
+        "accuracy": 1.0,
+        "macro_f1": 1.0,
+        "mcc": 0.0,
+    }

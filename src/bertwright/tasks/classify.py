@@ -54,11 +54,12 @@ class Classify:
         if len(labels) == 0 or len(labels) != len(logits):
             raise ValueError(f"metrics need rows: {len(logits)} logits, {len(labels)} labels")
         predicted = logits.argmax(axis=-1)
+        seen = np.union1d(predicted, labels)
         macro_f1 = f1_score(labels, predicted, average="macro", zero_division=0)  # type: ignore[arg-type]
         return {
             "accuracy": float((predicted == labels).mean()),
             "macro_f1": float(macro_f1),
-            "mcc": float(matthews_corrcoef(labels, predicted)),
+            "mcc": float(matthews_corrcoef(labels, predicted)) if len(seen) > 1 else 0.0,
         }
 
     def correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
