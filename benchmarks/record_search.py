@@ -3,8 +3,9 @@
     python benchmarks/record_search.py --name clinc150 --teacher runs/clinc150-teacher
         --search runs/clinc150-small
 
-Writes results/NAME/frontier.json and results/NAME/teacher.json
-(dev and test accuracy of the teacher, in the form of benchmarks/plain_transformers.py).
+Writes results/NAME/frontier.json, results/NAME/teacher.json (dev and test accuracy of the teacher,
+in the form of benchmarks/plain_transformers.py) and the recipes of both runs, with which
+`bertwright run` repeats them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 from pathlib import Path
 
 from bertwright.config import load_recipe
-from bertwright.files import read_json, write_json
+from bertwright.files import atomic_write_text, read_json, write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -45,11 +46,14 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--search", type=Path, required=True)
     args = parser.parse_args()
+    results = RESULTS / args.name
     frontier = read_json(args.search / "frontier.json")
-    write_json(RESULTS / args.name / "frontier.json", frontier)
-    write_json(
-        RESULTS / args.name / "teacher.json", teacher_facts(args.name, args.teacher, frontier)
-    )
+    frontier["command"] = f"bertwright run results/{args.name}/compress.yaml"
+    for run, name in ((args.teacher, "finetune.yaml"), (args.search, "compress.yaml")):
+        recipe = (run / "recipe.yaml").read_text(encoding="utf-8")
+        atomic_write_text(results / name, recipe[recipe.index("version:") :])
+    write_json(results / "frontier.json", frontier)
+    write_json(results / "teacher.json", teacher_facts(args.name, args.teacher, frontier))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import torch
 from bertwright.compress.budget import Budget
 from bertwright.compress.candidates import StudentPlan
 from bertwright.compress.config import SearchConfig
-from bertwright.compress.pipeline import search
+from bertwright.compress.pipeline import _baseline_target, search
 from bertwright.compress.students import StudentContext, train_half, train_whole
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import ConfigError, UsageError
 from bertwright.evaluate.evaluate import EVALUATE_KEYS
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
-from bertwright.models.task_model import TaskModel
+from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
 from bertwright.training.config import TrainingConfig
 
 NAMES = {
@@ -149,6 +149,23 @@ def test_the_control_has_nothing_of_the_teacher(context):
         spoiled.state_dict().items(), second.state_dict().items(), strict=True
     ):
         assert torch.equal(x, y), name
+
+
+def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_path):
+    model = TaskModel.load(teacher_dir)
+    target, note = _baseline_target(teacher_dir / "model", 16, tmp_path / "stock")
+    assert target.kind == "pipeline" and note == ""
+    pooled = build_task_model(
+        model.lineage["base_model"],
+        task="classify",
+        labels=["a", "b"],
+        config=ModelConfig(pooling="mean"),
+        max_length=16,
+    )
+    pooled.save(tmp_path / "mean")
+    target, note = _baseline_target(tmp_path / "mean", 16, tmp_path / "other")
+    assert target.kind == "predictor" and target.path == tmp_path / "mean"
+    assert "torch:fp32" in note and "pool" in note
 
 
 def test_options_that_do_not_fit_are_refused_before_training(rows, teacher_dir, tmp_path):

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from bertwright.errors import WorkerError
 from bertwright.evaluate.measure import Measurement, Target, measure_targets
 
-__all__ = ["measure_beside_baseline"]
+__all__ = ["Measured", "measure_beside_baseline"]
 
 GROUP_SIZE = 12
 """Targets loaded at once: each takes about half a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, by the names of the targets."""
+
+    measurements: dict[str, Measurement]
+    speedups: dict[str, float]
+    """Throughput over the baseline's in the same group."""
+    failed: dict[str, str]
+    """Targets whose process died, with the reason."""
+    baseline: Measurement
+    """In the first group."""
 
 
 def measure_beside_baseline(
@@ -21,37 +36,53 @@ def measure_beside_baseline(
     threads: int | None,
     repeats: int,
     latency_rows: int,
-) -> tuple[list[Measurement], list[float], Measurement]:
+) -> Measured:
     """Measure targets in groups that fit in memory, the baseline taking its turns in every group.
+
+    When a process dies, its group is measured again in halves, so that one bad target costs only
+    itself.
 
     Args:
         baseline: what speed-ups are a multiple of.
-        targets: N targets.
+        targets: what to measure; names must differ.
         texts: see `measure_targets`, as is the rest.
         texts_b: second texts of pairs, or None.
         threads: of every process.
         repeats: rounds.
         latency_rows: rows answered one by one.
 
-    Returns:
-        N measurements; N speed-ups (throughput over that of the baseline in the same group); and
-        the baseline's measurement in the first group.
+    Raises:
+        WorkerError: the baseline alone cannot be measured.
     """
-    measured: list[Measurement] = []
-    speedups: list[float] = []
-    first_baseline: Measurement | None = None
-    for start in range(0, max(len(targets), 1), GROUP_SIZE):
-        group = targets[start : start + GROUP_SIZE]
-        beside, *others = measure_targets(
-            [baseline, *group],
-            texts,
-            texts_b,
-            threads=threads,
-            repeats=repeats,
-            latency_rows=latency_rows,
-        )
-        first_baseline = first_baseline or beside
-        measured += others
-        speedups += [m.throughput_texts_s / beside.throughput_texts_s for m in others]
-    assert first_baseline is not None
-    return measured, speedups, first_baseline
+    measurements: dict[str, Measurement] = {}
+    speedups: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    first: Measurement | None = None
+    groups = [list(targets[i : i + GROUP_SIZE]) for i in range(0, len(targets), GROUP_SIZE)] or [[]]
+    while groups:
+        group = groups.pop(0)
+        try:
+            beside, *others = measure_targets(
+                [baseline, *group],
+                texts,
+                texts_b,
+                threads=threads,
+                repeats=repeats,
+                latency_rows=latency_rows,
+            )
+        except WorkerError as error:
+            if not group:
+                raise
+            if len(group) == 1:
+                failed[group[0].name] = error.message
+                groups += [[]] if first is None and not groups else []
+            else:
+                middle = len(group) // 2
+                groups = [group[:middle], group[middle:], *groups]
+            continue
+        first = first or beside
+        for measurement in others:
+            measurements[measurement.name] = measurement
+            speedups[measurement.name] = measurement.throughput_texts_s / beside.throughput_texts_s
+    assert first is not None
+    return Measured(measurements, speedups, failed, first)

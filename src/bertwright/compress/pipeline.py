@@ -41,6 +41,8 @@ from bertwright.compress.students import (
 )
 from bertwright.data.sources import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
+from bertwright.engines.base import EngineSpec
+from bertwright.errors import NonFiniteLossError, ParityError, UnsupportedRoleError, WorkerError
 from bertwright.evaluate.evaluate import (
     Scores,
     confusion_counts,
@@ -62,6 +64,8 @@ __all__ = ["SearchResult", "SearchRows", "search"]
 
 TEACHER = "teacher"
 BASELINE = "pipeline"
+REFERENCE = EngineSpec("torch", "fp32")
+"""The teacher is always measured in this, and scores are shares of what it scores in this."""
 
 
 @dataclass(frozen=True)
@@ -127,35 +131,45 @@ def search(
         folder=out / "students",
         theseus_lr=config.theseus_lr,
     )
+    baseline_target, note = _baseline_target(teacher_dir, teacher.max_length, out / "artifacts")
+    making = _Making(
+        teacher_dir=teacher_dir,
+        baseline=baseline_target,
+        rows=rows,
+        train_rows=train_rows,
+        dev_rows=dev_rows,
+        config=config,
+        training=training,
+        folder=out / "artifacts",
+    )
     console.rule("students", align="left")
     students, dropped = _train_students(plans, context, config)
     console.rule("engines", align="left")
     as_teacher = ModelToCompile(
         TEACHER, TEACHER, depth, 0, sum(p.numel() for p in teacher.parameters()), teacher_dir
     )
-    making = _Making(rows, train_rows, dev_rows, config, training, out / "artifacts")
-    compiled, refused = making.compile([as_teacher, *map(_to_compile, students)], specs)
-    stock = out / "artifacts" / "transformers"
-    if not stock.exists():
-        export_transformers(teacher_dir, stock)
+    compiled, refused = making.compile([as_teacher], list(dict.fromkeys([REFERENCE, *specs])))
+    more_compiled, more_refused = making.compile(list(map(_to_compile, students)), specs)
+    compiled, refused = compiled + more_compiled, refused | more_refused
     console.rule("measuring", align="left")
-    candidates, baseline = making.measure(compiled, stock, teacher.max_length, teacher_dir)
+    candidates, baseline, failed = making.measure(compiled)
     choice = choose_candidate(candidates, budget, config.prefer)
     chosen = next(c for c in compiled if c.name == choice.name)
-    more = _other_seeds(chosen, context, config)
+    more = _other_seeds(chosen, context, config, dropped)
     if more:
         console.rule("other seeds", align="left")
         again, refused_again = making.compile(list(map(_to_compile, more)), [chosen.spec])
         refused |= refused_again
-        measured_again, _ = making.measure(again, stock, teacher.max_length, teacher_dir)
+        measured_again, _, failed_again = making.measure(again)
+        failed |= failed_again
         candidates += measured_again
         compiled += again
         students += more
-    reference = making.teacher_scores(teacher_dir)
-    tests = making.test_scores(compiled, chosen, teacher_dir)
+    reference = making.teacher_scores()
+    tests = making.test_scores(compiled, chosen)
     for candidate in candidates:
         candidate |= tests.get(candidate["name"], {})
-    teacher_facts = _teacher_facts(candidates, reference) | tests.get(TEACHER, {})
+    teacher_facts = _teacher_facts(candidates) | tests.get(TEACHER, {})
     frontier = {
         "budget": {
             "keep": budget.keep,
@@ -175,12 +189,13 @@ def search(
         "reason": choice.reason,
         "met": choice.met,
         "failed_constraints": [v.to_json() for v in choice.violations],
-        "dropped": {plan.name: why for plan, why in dropped.items()} | refused,
+        "dropped": {plan.name: why for plan, why in dropped.items()} | refused | failed,
         "seeds": summarise_seeds(candidates),
     }
     _keep_chosen(chosen, students, teacher_dir, out)
     write_json(out / "frontier.json", frontier)
     extras = _report_extras(rows.dev, reference, chosen, students, teacher_dir)
+    extras["notes"] = [note] if note else []
     return SearchResult(frontier=frontier, extras=extras, choice=choice)
 
 
@@ -193,31 +208,55 @@ def _train_students(
         count = min(config.slice_rows, len(context.dev_rows))
         picks = np.random.default_rng(0).choice(len(context.dev_rows), count, replace=False)
         slice_rows = context.dev_rows.select(np.sort(picks))
-        correct = {plan: train_half(plan, context, slice_rows) for plan in plans}
-        dropped = choose_dropped(correct)
+        correct = {}
+        for plan in plans:
+            try:
+                correct[plan] = train_half(plan, context, slice_rows)
+            except NonFiniteLossError as error:
+                dropped[plan] = error.message
+        dropped |= choose_dropped(correct)
         for plan, why in dropped.items():
             console.print(f"[yellow]{plan.name} dropped:[/] {why}")
-    return [train_whole(plan, context) for plan in plans if plan not in dropped], dropped
+    return _train_rest([p for p in plans if p not in dropped], context, dropped), dropped
+
+
+def _train_rest(
+    plans: Sequence[StudentPlan], context: StudentContext, dropped: dict[StudentPlan, str]
+) -> list[TrainedStudent]:
+    """Train students to the end; one whose loss breaks is added to `dropped` with the reason."""
+    students = []
+    for plan in plans:
+        try:
+            students.append(train_whole(plan, context))
+        except NonFiniteLossError as error:
+            dropped[plan] = error.message
+    return students
 
 
 def _other_seeds(
-    chosen: CompiledModel, context: StudentContext, config: SearchConfig
+    chosen: CompiledModel,
+    context: StudentContext,
+    config: SearchConfig,
+    dropped: dict[StudentPlan, str],
 ) -> list[TrainedStudent]:
     """Train every kind of student at the chosen depth again with other seeds."""
     if chosen.method == TEACHER:
         return []
     first = context.training.seed
-    return [
-        train_whole(StudentPlan(chosen.layers, method, seed), context)
+    plans = [
+        StudentPlan(chosen.layers, method, seed)
         for seed in range(first + 1, first + config.seeds)
         for method in config.student_methods
     ]
+    return _train_rest(plans, context, dropped)
 
 
 @dataclass(frozen=True)
 class _Making:
     """What compiling, scoring and measuring have in common."""
 
+    teacher_dir: Path
+    baseline: Target
     rows: SearchRows
     train_rows: EncodedRows
     dev_rows: EncodedRows
@@ -239,18 +278,18 @@ class _Making:
             threads=self.training.threads,
         )
 
-    def teacher_scores(self, teacher_dir: Path) -> Scores:
+    def teacher_scores(self) -> Scores:
         """Return the scores of the teacher in torch, fp32: what "kept" is a share of."""
-        return self._torch_scores(teacher_dir, self.rows.dev, "teacher-torch.dev.npz")
+        return self._torch_scores(self.rows.dev, "teacher-torch.dev.npz")
 
     def measure(
-        self, compiled: Sequence[CompiledModel], stock: Path, max_length: int, teacher_dir: Path
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the candidates as frontier.json has them, and the baseline."""
+        self, compiled: Sequence[CompiledModel]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
+        """Return the candidates as frontier.json has them, the baseline, and what failed."""
         texts, texts_b = sample_texts(self.rows.dev, self.config.measure_rows)
         targets = [Target(name=c.name, path=c.artifact_dir, spec=str(c.spec)) for c in compiled]
-        measured, speedups, beside = measure_beside_baseline(
-            Target(name=BASELINE, path=stock, kind="pipeline", max_length=max_length),
+        measured = measure_beside_baseline(
+            self.baseline,
             targets,
             texts,
             texts_b,
@@ -258,22 +297,23 @@ class _Making:
             repeats=self.config.repeats,
             latency_rows=self.config.latency_rows,
         )
-        reference = self.teacher_scores(teacher_dir)
+        reference = self.teacher_scores()
         candidates = [
-            _candidate(c, m, speedup, reference)
-            for c, m, speedup in zip(compiled, measured, speedups, strict=True)
+            _candidate(c, measured.measurements[c.name], measured.speedups[c.name], reference)
+            for c in compiled
+            if c.name in measured.measurements
         ]
-        baseline = {**evaluation_record(reference, beside), "name": BASELINE, "speedup": 1.0}
-        return candidates, baseline
+        beside = evaluation_record(reference, measured.baseline)
+        return candidates, {**beside, "name": BASELINE, "speedup": 1.0}, measured.failed
 
     def test_scores(
-        self, compiled: Sequence[CompiledModel], chosen: CompiledModel, teacher_dir: Path
+        self, compiled: Sequence[CompiledModel], chosen: CompiledModel
     ) -> dict[str, dict[str, Any]]:
         """Return test figures of the teacher, and of all models in the chosen engine."""
         test = self.rows.test
         if test is None:
             return {}
-        reference = self._torch_scores(teacher_dir, test, "teacher-torch.test.npz")
+        reference = self._torch_scores(test, "teacher-torch.test.npz")
         facts = {TEACHER: _test_facts(reference, reference)}
         for model in compiled:
             if model.spec == chosen.spec:
@@ -284,11 +324,29 @@ class _Making:
                 facts[model.name] = _test_facts(scores, reference)
         return facts
 
-    def _torch_scores(self, teacher_dir: Path, rows: Rows, record: str) -> Scores:
-        from bertwright.engines.base import EngineSpec
+    def _torch_scores(self, rows: Rows, record: str) -> Scores:
+        return score_artifact(
+            self.teacher_dir, rows, REFERENCE, self.folder / record, self.training.threads
+        )
 
-        spec = EngineSpec.parse("torch:fp32")
-        return score_artifact(teacher_dir, rows, spec, self.folder / record, self.training.threads)
+
+def _baseline_target(teacher_dir: Path, max_length: int, folder: Path) -> tuple[Target, str]:
+    """Return the teacher through `transformers`' own pipeline, and a note for the report.
+
+    Where the teacher has no stock form, it is the teacher in torch and fp32, and the note says why.
+    """
+    stock = folder / "transformers"
+    try:
+        if not stock.exists():
+            export_transformers(teacher_dir, stock)
+    except (UnsupportedRoleError, ParityError) as error:
+        note = (
+            f"The baseline is the teacher in {REFERENCE}, not through transformers' pipeline: "
+            f"{error.message}"
+        )
+        console.print(f"[yellow]{note}[/]")
+        return Target(name=BASELINE, path=teacher_dir, spec=str(REFERENCE)), note
+    return Target(name=BASELINE, path=stock, kind="pipeline", max_length=max_length), ""
 
 
 def _encode(rows: Rows, teacher: TaskModel) -> EncodedRows:
@@ -336,21 +394,15 @@ def _test_facts(scores: Scores, reference: Scores) -> dict[str, Any]:
     }
 
 
-def _teacher_facts(candidates: Sequence[Mapping[str, Any]], reference: Scores) -> dict[str, Any]:
-    """Return the teacher as it stands in torch and fp32, with its speed where that was measured."""
+def _teacher_facts(candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the teacher as it stands in torch and fp32."""
     for candidate in candidates:
-        if candidate["name"] == f"{TEACHER}@torch:fp32":
+        if candidate["name"] == f"{TEACHER}@{REFERENCE}":
             return {**candidate, "name": TEACHER}
-    return {
-        "name": TEACHER,
-        "task": reference.task,
-        "num_rows": len(reference.labels),
-        "metrics": dict(reference.metrics),
-        "primary": reference.primary,
-        "score": reference.score,
-        "score_low": reference.interval.low,
-        "score_high": reference.interval.high,
-    }
+    raise WorkerError(
+        f"the teacher itself could not be measured in {REFERENCE}",
+        hint="--resume tries again; nothing is trained twice",
+    )
 
 
 def _keep_chosen(

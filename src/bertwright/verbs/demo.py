@@ -51,7 +51,7 @@ class DemoConfig:
     """Least throughput, as a multiple of the teacher's through transformers' pipeline in fp32."""
     epochs: float = 3.0
     """Passes over the rows for the teacher."""
-    student_epochs: float = 4.0
+    student_epochs: float = 3.0
     """Passes over the rows for each student."""
     max_rows: int | None = None
     """Use only so many rows, for a quick look."""
@@ -95,7 +95,7 @@ def demo(config: DemoConfig) -> DemoResult:
                 data="builtin:train",
                 eval_data="builtin:dev",
                 reading=reading,
-                training=TrainingConfig(epochs=config.epochs, lr=2e-4),
+                training=TrainingConfig(epochs=config.epochs, lr=3e-4, batch_size=64),
                 out=str(teacher),
                 resume=teacher.exists(),
             )
@@ -110,7 +110,9 @@ def demo(config: DemoConfig) -> DemoResult:
             keep=config.keep,
             min_speedup=config.min_speedup,
             search=DEMO_SEARCH,
-            training=TrainingConfig(epochs=config.student_epochs, lr=3e-4, evals_per_epoch=1),
+            training=TrainingConfig(
+                epochs=config.student_epochs, lr=4e-4, batch_size=64, evals_per_epoch=1
+            ),
             out=str(small),
             resume=small.exists(),
         )
