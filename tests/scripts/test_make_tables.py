@@ -56,7 +56,16 @@ def results(tmp_path):
     }
     (tmp_path / "intents").mkdir()
     (tmp_path / "intents" / "frontier.json").write_text(json.dumps(frontier))
-    memory = {"rows": 1_000_000, "peak_memory_mb": 612.34, "machine": {"cores": 2}, "passed": True}
+    memory = {
+        "num_tokens": 11_000_000,
+        "peak_mb": 612.34,
+        "peak_after_import_mb": 300.0,
+        "load_s": 8.0,
+        "tokenise_s": 41.26,
+        "tokenise_from_cache_s": 0.119,
+        "one_epoch_of_batches_s": 2.0,
+        "machine": {"cores": 2},
+    }
     (tmp_path / "memory_million_rows.json").write_text(json.dumps(memory))
     return tmp_path
 
@@ -79,13 +88,17 @@ def test_the_chosen_one_is_shown_even_when_another_beats_it(make_tables, results
 
 def test_the_memory_table_has_the_figures(make_tables, results):
     lines = make_tables.memory_table(results).splitlines()
-    assert lines[2:] == ["| rows | 1,000,000 |", "| peak memory mb | 612.3 |"]
+    assert lines[2:4] == [
+        "| tokens | 11,000,000 |",
+        "| most resident memory, reading to batches | 612 MiB |",
+    ]
+    assert "| tokenising, once | 41.3 s |" in lines and len(lines) == 9
 
 
 def test_filling_changes_only_what_is_between_the_markers(make_tables, results):
     text = "a\n<!-- table:memory -->\nold\n<!-- end:memory -->\nb\n"
     filled = make_tables.fill_tables(text, results)
-    assert filled.startswith("a\n<!-- table:memory -->\n| one million rows |")
+    assert filled.startswith("a\n<!-- table:memory -->\n| one million short rows |")
     assert filled.endswith("|\n<!-- end:memory -->\nb\n")
     assert "old" not in filled
     assert make_tables.fill_tables(filled, results) == filled
