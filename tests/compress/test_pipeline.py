@@ -11,9 +11,10 @@ import torch
 from bertwright.compress.budget import Budget
 from bertwright.compress.candidates import StudentPlan
 from bertwright.compress.config import SearchConfig
-from bertwright.compress.pipeline import _baseline_target, search
+from bertwright.compress.pipeline import _asked_for, _baseline_target, search
 from bertwright.compress.students import StudentContext, train_half, train_whole
 from bertwright.data.tokenise import tokenise
+from bertwright.engines.base import EngineSpec
 from bertwright.errors import ConfigError, UsageError
 from bertwright.evaluate.evaluate import EVALUATE_KEYS
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
@@ -149,6 +150,13 @@ def test_the_control_has_nothing_of_the_teacher(context):
         spoiled.state_dict().items(), second.state_dict().items(), strict=True
     ):
         assert torch.equal(x, y), name
+
+
+def test_an_engine_that_was_not_asked_for_is_not_chosen():
+    candidates = [{"name": "teacher@torch:fp32"}, {"name": "distil-2L@openvino:int8"}]
+    asked = [EngineSpec("openvino", "int8")]
+    assert _asked_for(candidates, asked) == candidates[1:]
+    assert _asked_for(candidates[:1], asked) == candidates[:1], "there is always a model"
 
 
 def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_path):

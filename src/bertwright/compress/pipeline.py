@@ -153,7 +153,7 @@ def search(
     compiled, refused = compiled + more_compiled, refused | more_refused
     console.rule("measuring", align="left")
     candidates, baseline, failed = making.measure(compiled)
-    choice = choose_candidate(candidates, budget, config.prefer)
+    choice = choose_candidate(_asked_for(candidates, specs), budget, config.prefer)
     chosen = next(c for c in compiled if c.name == choice.name)
     more = _other_seeds(chosen, context, config, dropped)
     if more:
@@ -347,6 +347,17 @@ def _baseline_target(teacher_dir: Path, max_length: int, folder: Path) -> tuple[
         console.print(f"[yellow]{note}[/]")
         return Target(name=BASELINE, path=teacher_dir, spec=str(REFERENCE)), note
     return Target(name=BASELINE, path=stock, kind="pipeline", max_length=max_length), ""
+
+
+def _asked_for(
+    candidates: Sequence[dict[str, Any]], specs: Sequence[EngineSpec]
+) -> Sequence[dict[str, Any]]:
+    """Return the candidates in the engines asked for; all, where these engines gave none.
+
+    The teacher in `REFERENCE` is measured in any case, and chosen only if that was asked for.
+    """
+    wanted = {str(spec) for spec in specs}
+    return [c for c in candidates if c["name"].partition("@")[2] in wanted] or candidates
 
 
 def _encode(rows: Rows, teacher: TaskModel) -> EncodedRows:
