@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from bertwright.compress import pipeline
 from bertwright.compress.budget import Budget
 from bertwright.compress.candidates import StudentPlan
 from bertwright.compress.config import SearchConfig
@@ -15,7 +16,7 @@ from bertwright.compress.pipeline import _asked_for, _baseline_target, search
 from bertwright.compress.students import StudentContext, train_half, train_whole
 from bertwright.data.tokenise import tokenise
 from bertwright.engines.base import EngineSpec
-from bertwright.errors import ConfigError, UsageError
+from bertwright.errors import ConfigError, NonFiniteLossError, UsageError
 from bertwright.evaluate.evaluate import EVALUATE_KEYS
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
@@ -157,6 +158,20 @@ def test_an_engine_that_was_not_asked_for_is_not_chosen():
     asked = [EngineSpec("openvino", "int8")]
     assert _asked_for(candidates, asked) == candidates[1:]
     assert _asked_for(candidates[:1], asked) == candidates[:1], "there is always a model"
+
+
+def test_a_student_whose_loss_breaks_is_dropped_with_its_reason(monkeypatch):
+    good, bad = StudentPlan(2, "control", 0), StudentPlan(2, "distil", 0)
+
+    def train(plan, context):
+        if plan == bad:
+            raise NonFiniteLossError(math.nan, 7, [3])
+        return plan
+
+    monkeypatch.setattr(pipeline, "train_whole", train)
+    dropped: dict[StudentPlan, str] = {}
+    assert pipeline._train_rest([bad, good], None, dropped) == [good]
+    assert list(dropped) == [bad] and "step 7" in dropped[bad]
 
 
 def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_path):
