@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from bertwright.compress import pipeline
+from bertwright.compress.bench import baseline_target
 from bertwright.compress.budget import Budget
 from bertwright.compress.candidates import StudentPlan
 from bertwright.compress.config import SearchConfig
-from bertwright.compress.pipeline import _asked_for, _baseline_target, search
+from bertwright.compress.pipeline import _asked_for, search
 from bertwright.compress.students import StudentContext, train_half, train_whole
 from bertwright.data.tokenise import tokenise
 from bertwright.engines.base import EngineSpec
@@ -176,7 +177,7 @@ def test_a_student_whose_loss_breaks_is_dropped_with_its_reason(monkeypatch):
 
 def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_path):
     model = TaskModel.load(teacher_dir)
-    target, note = _baseline_target(teacher_dir / "model", 16, tmp_path / "stock")
+    target, note = baseline_target(teacher_dir / "model", 16, tmp_path / "stock")
     assert target.kind == "pipeline" and note == ""
     pooled = build_task_model(
         model.lineage["base_model"],
@@ -186,7 +187,7 @@ def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_pat
         max_length=16,
     )
     pooled.save(tmp_path / "mean")
-    target, note = _baseline_target(tmp_path / "mean", 16, tmp_path / "other")
+    target, note = baseline_target(tmp_path / "mean", 16, tmp_path / "other")
     assert target.kind == "predictor" and target.path == tmp_path / "mean"
     assert "torch:fp32" in note and "pool" in note
 

@@ -1,0 +1,139 @@
+"""The bench of a search: its models are compiled, scored and measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertwright.compress.artifacts import (
+    CompiledModel,
+    ModelToCompile,
+    compile_all,
+    score_artifact,
+)
+from bertwright.compress.config import SearchConfig
+from bertwright.compress.measuring import measure_beside_baseline
+from bertwright.compress.record import BASELINE, TEACHER, candidate_record, test_record
+from bertwright.data.sources import Rows
+from bertwright.data.tokenise import EncodedRows
+from bertwright.engines.base import EngineSpec
+from bertwright.errors import ParityError, UnsupportedRoleError
+from bertwright.evaluate.evaluate import Scores, evaluation_record, sample_texts
+from bertwright.evaluate.measure import Target
+from bertwright.models.export import export_transformers
+from bertwright.progress import console
+
+__all__ = ["REFERENCE", "Bench", "SearchRows", "baseline_target"]
+
+REFERENCE = EngineSpec("torch", "fp32")
+"""The teacher is always measured in this, and scores are shares of what it scores in this."""
+
+
+@dataclass(frozen=True)
+class SearchRows:
+    """The labelled rows of a search. `test`, if given, chooses nothing and is only reported."""
+
+    train: Rows
+    dev: Rows
+    test: Rows | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Compiles, scores and measures, always with the same rows and options."""
+
+    teacher_dir: Path
+    baseline: Target
+    rows: SearchRows
+    train_rows: EncodedRows
+    dev_rows: EncodedRows
+    config: SearchConfig
+    threads: int | None
+    folder: Path
+    """Where artifacts and scores are kept."""
+
+    def compile(
+        self, models: Sequence[ModelToCompile], specs: Sequence[EngineSpec]
+    ) -> tuple[list[CompiledModel], dict[str, str]]:
+        """Return each model in each engine, and what was refused, with the reason."""
+        return compile_all(
+            models,
+            specs,
+            self.folder,
+            train_rows=self.train_rows,
+            dev_rows=self.dev_rows,
+            dev=self.rows.dev,
+            tolerance_points=self.config.tolerance_points,
+            threads=self.threads,
+        )
+
+    def teacher_scores(self) -> Scores:
+        """Return the scores of the teacher in torch, fp32: what "kept" is a share of."""
+        return self._torch_scores(self.rows.dev, "teacher-torch.dev.npz")
+
+    def measure(
+        self, compiled: Sequence[CompiledModel]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
+        """Return the candidates as frontier.json has them, the baseline, and what failed."""
+        texts, texts_b = sample_texts(self.rows.dev, self.config.measure_rows)
+        targets = [Target(name=c.name, path=c.artifact_dir, spec=str(c.spec)) for c in compiled]
+        measured = measure_beside_baseline(
+            self.baseline,
+            targets,
+            texts,
+            texts_b,
+            threads=self.threads,
+            repeats=self.config.repeats,
+            latency_rows=self.config.latency_rows,
+        )
+        reference = self.teacher_scores()
+        candidates = [
+            candidate_record(c, measured.measurements[c.name], measured.speedups[c.name], reference)
+            for c in compiled
+            if c.name in measured.measurements
+        ]
+        beside = evaluation_record(reference, measured.baseline)
+        return candidates, {**beside, "name": BASELINE, "speedup": 1.0}, measured.failed
+
+    def test_scores(
+        self, compiled: Sequence[CompiledModel], spec: EngineSpec
+    ) -> dict[str, dict[str, Any]]:
+        """Return test figures of the teacher in `REFERENCE`, and of all models in one engine.
+
+        They are empty when there are no test rows.
+        """
+        test = self.rows.test
+        if test is None:
+            return {}
+        reference = self._torch_scores(test, "teacher-torch.test.npz")
+        facts = {f"{TEACHER}@{REFERENCE}": test_record(reference, reference)}
+        for model in compiled:
+            if model.spec == spec:
+                record = model.artifact_dir.with_suffix(".test.npz")
+                scores = score_artifact(model.artifact_dir, test, model.spec, record, self.threads)
+                facts[model.name] = test_record(scores, reference)
+        return facts
+
+    def _torch_scores(self, rows: Rows, record: str) -> Scores:
+        return score_artifact(self.teacher_dir, rows, REFERENCE, self.folder / record, self.threads)
+
+
+def baseline_target(teacher_dir: Path, max_length: int, folder: Path) -> tuple[Target, str]:
+    """Return the teacher through `transformers`' own pipeline, and a note for the report.
+
+    Where the teacher has no stock form, it is the teacher in torch and fp32, and the note says why.
+    """
+    stock = folder / "transformers"
+    try:
+        if not stock.exists():
+            export_transformers(teacher_dir, stock)
+    except (UnsupportedRoleError, ParityError) as error:
+        note = (
+            f"The baseline is the teacher in {REFERENCE}, not through transformers' pipeline: "
+            f"{error.message}"
+        )
+        console.print(f"[yellow]{note}[/]")
+        return Target(name=BASELINE, path=teacher_dir, spec=str(REFERENCE)), note
+    return Target(name=BASELINE, path=stock, kind="pipeline", max_length=max_length), ""
