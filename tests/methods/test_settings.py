@@ -18,7 +18,8 @@ from bertwright.errors import UsageError
 from bertwright.methods.distil.student_init import StudentInit, init_student
 from bertwright.methods.distil.train import train_distilled
 from bertwright.methods.quantize.int8 import simulate_int8
-from bertwright.methods.replace.theseus import TheseusConfig, train_theseus
+from bertwright.methods.replace.theseus import TheseusConfig
+from bertwright.methods.replace.train import train_theseus
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, list_methods, parse_method_spec

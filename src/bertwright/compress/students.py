@@ -20,7 +20,8 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.files import read_json, write_json
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
-from bertwright.methods.replace.theseus import TheseusConfig, replace_layers, train_theseus
+from bertwright.methods.replace.theseus import TheseusConfig
+from bertwright.methods.replace.train import replace_layers, train_theseus
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel, build_task_model, copy_with_layers
 from bertwright.progress import console

@@ -12,7 +12,8 @@ from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.errors import ConfigError
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
-from bertwright.methods.replace.theseus import TheseusConfig, train_theseus
+from bertwright.methods.replace.theseus import TheseusConfig
+from bertwright.methods.replace.train import train_theseus
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, parse_method_spec
 from bertwright.tasks import TASKS

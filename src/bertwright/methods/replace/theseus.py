@@ -6,31 +6,22 @@ Shape letters: B batch, L length, D model width.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from bertwright.card import MethodCard
-from bertwright.config import config_to_dict, require
-from bertwright.data.tokenise import EncodedRows
-from bertwright.errors import CheckpointError, ConfigError
-from bertwright.files import read_json, write_json
+from bertwright.config import require
+from bertwright.errors import ConfigError
 from bertwright.methods.distil.student_init import choose_layers
-from bertwright.methods.distil.teacher_cache import weights_hash
 from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.roles import Roles, get_roles
 from bertwright.models.task_model import TaskModel, copy_with_layers
 from bertwright.registry import register_method
-from bertwright.tasks import TASKS, Task
-from bertwright.training.config import TrainingConfig
 from bertwright.training.hooks import Hook, RunState
-from bertwright.training.loop import TrainResult, train
 
 __all__ = [
     "Theseus",
@@ -39,16 +30,10 @@ __all__ = [
     "apply_theseus",
     "finish_theseus",
     "freeze_predecessor",
-    "replace_layers",
     "replacement_rate",
     "split_groups",
-    "split_training",
     "theseus_groups",
-    "train_theseus",
 ]
-
-REPLACE_DIR = "replace"
-FREE_TO_CHANGE = ("checkpoint_steps", "threads")
 
 
 def split_groups(num_layers: int, num_groups: int) -> list[range]:
@@ -324,162 +309,3 @@ class Theseus(Hook):
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Take the counts back."""
         self.draws, self.replaced = values["draws"], values["replaced"]
-
-
-def train_theseus(
-    teacher: TaskModel,
-    train_rows: EncodedRows,
-    eval_rows: EncodedRows | None,
-    *,
-    config: TheseusConfig,
-    training: TrainingConfig,
-    run_dir: str | Path,
-    task: Task | None = None,
-    resume: bool = False,
-) -> tuple[TaskModel, TrainResult]:
-    """Train a student by replacement, then fine-tune it alone.
-
-    The replacement phase is a run in `run_dir/replace` (with its student in `model/` when it is
-    done); the fine-tuning phase is the run in `run_dir` itself, and keeps the best weights.
-
-    Args:
-        teacher: fine-tuned on the task; left as it is.
-        train_rows: tokenised rows with labels.
-        eval_rows: rows to evaluate on, or None.
-        config: the method's options.
-        training: epochs, steps and minutes of both phases together.
-        run_dir: see above.
-        task: default: the one that the teacher names.
-        resume: continue where a killed run of the same options stopped.
-
-    Returns:
-        The student, in eval mode, and the result of the fine-tuning phase.
-    """
-    run_dir = Path(run_dir)
-    student = replace_layers(
-        teacher,
-        train_rows,
-        eval_rows,
-        config=config,
-        training=training,
-        run_dir=run_dir,
-        task=task,
-        resume=resume,
-    )
-    result = train(
-        student,
-        train_rows,
-        eval_rows,
-        task=task or TASKS[teacher.task],
-        config=split_training(training, config)[1],
-        hooks=(),
-        run_dir=run_dir,
-        resume=resume,
-    )
-    return student, result
-
-
-def split_training(
-    training: TrainingConfig, config: TheseusConfig
-) -> tuple[TrainingConfig, TrainingConfig]:
-    """Return the options of the replacement and of the fine-tuning phase.
-
-    Epochs, steps and minutes are divided by `replace_share`; each phase has at least one step.
-    The replacement phase returns its last weights: its early scores are of unfinished successors.
-    """
-    share = config.replace_share
-    steps = training.max_steps
-    first = None if steps is None else max(1, round(steps * share))
-    rest = None if steps is None or first is None else max(1, steps - first)
-    minutes = training.minutes
-    replacing = dataclasses.replace(
-        training,
-        epochs=training.epochs * share,
-        max_steps=first,
-        minutes=None if minutes is None else minutes * share,
-        schedule=config.lr_schedule,
-        keep_best=False,
-        patience=None,
-        evals_per_epoch=1,
-    )
-    finetuning = dataclasses.replace(
-        training,
-        epochs=training.epochs * (1 - share),
-        max_steps=rest,
-        minutes=None if minutes is None else minutes * (1 - share),
-    )
-    return replacing, finetuning
-
-
-def replace_layers(
-    teacher: TaskModel,
-    train_rows: EncodedRows,
-    eval_rows: EncodedRows | None,
-    *,
-    config: TheseusConfig,
-    training: TrainingConfig,
-    run_dir: str | Path,
-    task: Task | None = None,
-    resume: bool = False,
-) -> TaskModel:
-    """Run the replacement phase of `train_theseus` alone, and return its student.
-
-    `train_theseus` with `resume` goes on from it. The arguments are those of `train_theseus`;
-    `training` is of both phases together.
-    """
-    folder = Path(run_dir) / REPLACE_DIR
-    done = folder / "model"
-    replacing = split_training(training, config)[0]
-    _claim_folder(folder, resume, teacher, train_rows, config, replacing)
-    if done.exists():
-        return TaskModel.load(done)
-    model = copy.deepcopy(teacher)
-    apply_theseus(model, config.num_layers, init=config.init)
-    train(
-        model,
-        train_rows,
-        eval_rows,
-        task=task or TASKS[teacher.task],
-        config=replacing,
-        hooks=[Theseus(config)],
-        run_dir=folder,
-        resume=resume,
-    )
-    student = finish_theseus(model)
-    student.save(done)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return student
-
-
-def _claim_folder(
-    folder: Path,
-    resume: bool,
-    teacher: TaskModel,
-    train_rows: EncodedRows,
-    config: TheseusConfig,
-    training: TrainingConfig,
-) -> None:
-    """Empty the folder for a new run, or check that what is in it is of this very run.
-
-    Raises:
-        CheckpointError: resuming, and the earlier part was made otherwise.
-    """
-    options = config_to_dict(training)
-    made_with = {
-        "the teacher": weights_hash(teacher),
-        "the training rows": train_rows.fingerprint,
-        "the method's options": config_to_dict(config),
-        "the training options": {k: v for k, v in options.items() if k not in FREE_TO_CHANGE},
-    }
-    record = folder / "made_with.json"
-    if resume and record.exists():
-        before = read_json(record)
-        changed = [name for name, value in made_with.items() if before.get(name) != value]
-        if changed:
-            raise CheckpointError(
-                f"cannot resume {folder.parent}: {' and '.join(changed)} changed since it began",
-                hint="give the same as before, or start again without --resume",
-            )
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    write_json(record, made_with)
