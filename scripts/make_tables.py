@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from bertwright.files import atomic_write_text, read_json
 REPOSITORY = Path(__file__).resolve().parent.parent
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
 
+
+SPLITS = ("dev", "test")
 
 MEMORY_ROWS = {
     "num_tokens": ("tokens", "{:,}"),
@@ -66,21 +69,23 @@ def students_table(results: Path) -> str:
 
 def teachers_table(results: Path) -> str:
     """Our fine-tuned teachers beside plain `transformers` code with the same epochs and rate."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for path in sorted([*results.glob("*/teacher-s*.json"), *results.glob("*/plain-s*.json")]):
+        facts = read_json(path)
+        options = f"{facts['epochs']:g} / {facts['lr']:g} / {facts['batch_size']}"
+        groups.setdefault((facts["data"], facts["what"], options), []).append(facts)
     rows = []
-    for path in sorted(results.glob("*/teacher.json")):
-        plain = [read_json(p) for p in sorted(path.parent.glob("plain-s*.json"))]
-        for facts in [read_json(path), *plain]:
-            rows.append(
-                [
-                    f"{facts['data']}, {facts['what']}",
-                    f"{facts['epochs']:g} / {facts['lr']:g} / {facts['batch_size']}",
-                    str(facts["seed"]),
-                    f"{100 * facts['dev_accuracy']:.1f}",
-                    f"{100 * facts['test_accuracy']:.1f}",
-                ]
-            )
-    header = ["teacher", "epochs / lr / batch", "seed", "dev", "test"]
+    for (data, what, options), runs in sorted(groups.items()):
+        scores = [_over_seeds([run[f"{split}_accuracy"] for run in runs]) for split in SPLITS]
+        rows.append([f"{data}, {what}", options, str(len(runs)), *scores])
+    header = ["teacher", "epochs / lr / batch", "seeds", *SPLITS]
     return markdown_table(header, rows) if rows else ""
+
+
+def _over_seeds(shares: Sequence[float]) -> str:
+    """Return `87.3 ± 0.4`: mean and sample standard deviation, in percent."""
+    mean = f"{100 * statistics.mean(shares):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else mean
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

@@ -124,3 +124,23 @@ def test_every_table_has_its_place_in_the_readme(make_tables):
 
 def test_the_readme_is_made_from_the_results(make_tables):
     assert make_tables.main(["--check"]) == 0, "run `make report`"
+
+
+def test_the_table_of_teachers_has_means_over_seeds_beside_the_plain_ones(make_tables, tmp_path):
+    (tmp_path / "intents").mkdir()
+    for kind, what, scores in (
+        ("teacher", "bertwright finetune", [0.9, 0.92]),
+        ("plain", "plain transformers", [0.89]),
+    ):
+        for seed, score in enumerate(scores):
+            facts = {
+                **{"what": what, "data": "intents", "epochs": 3.0, "lr": 1e-4, "batch_size": 32},
+                **{"seed": seed, "dev_accuracy": score, "test_accuracy": score - 0.1},
+            }
+            path = tmp_path / "intents" / f"{kind}-s{seed}.json"
+            path.write_text(json.dumps(facts))
+    assert make_tables.teachers_table(tmp_path).splitlines()[2:] == [
+        "| intents, bertwright finetune | 3 / 0.0001 / 32 | 2 | 91.0 ± 1.4 | 81.0 ± 1.4 |",
+        "| intents, plain transformers | 3 / 0.0001 / 32 | 1 | 89.0 | 79.0 |",
+    ]
+    assert make_tables.teachers_table(tmp_path / "nothing") == ""
