@@ -24,6 +24,7 @@ MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOT
 
 
 SPLITS = ("dev", "test")
+OVER_SEEDS = ("dev kept, mean (seeds)", "test kept, mean (seeds)")
 
 MEMORY_ROWS = {
     "num_tokens": ("tokens", "{:,}"),
@@ -62,7 +63,7 @@ def students_table(results: Path) -> str:
         frontier = read_json(path)
         rows = _student_rows(frontier)
         if rows:
-            header = ["students", "dev kept [95%]", "test kept [95%]", "seeds: mean dev ± std"]
+            header = ["students", "dev kept [95%]", "test kept [95%]", *OVER_SEEDS]
             parts.append(f"**{path.parent.name}**\n\n{markdown_table(header, rows)}")
     return "\n\n".join(parts)
 
@@ -134,18 +135,24 @@ def _student_rows(frontier: Mapping[str, Any]) -> list[list[str]]:
         for c in frontier["candidates"]
         if c["method"] != "teacher" and c["seed"] == 0 and c["name"].endswith(f"@{spec}")
     ]
-    seeds = {(s["method"], s["layers"]): s for s in frontier.get("seeds", [])}
     rows = []
     for c in sorted(students, key=lambda c: (-c["layers"], c["method"])):
         test = _share(c, "test_") if "test_kept" in c else "–"
-        several = seeds.get((c["method"], c["layers"]))
-        rows.append([str(c["name"]), _share(c, ""), test, _mean(several) if several else "–"])
+        alike = [o for o in frontier["candidates"] if _kind(o) == _kind(c)]
+        means = (
+            f"{_over_seeds([o[key] for o in alike])} ({len(alike)})"
+            if len(alike) > 1 and all(key in o for o in alike)
+            else "–"
+            for key in ("kept", "test_kept")
+        )
+        rows.append([str(c["name"]), _share(c, ""), test, *means])
     return rows
 
 
-def _mean(several: Mapping[str, Any]) -> str:
-    """Return `87.3 ± 0.4 (3)`: mean and deviation of the score over so many seeds."""
-    return f"{100 * several['mean']:.1f} ± {100 * several['std']:.1f} ({len(several['seeds'])})"
+def _kind(candidate: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what candidates have in common that differ in their seed alone."""
+    spec = candidate["name"].partition("@")[2]
+    return candidate["method"], candidate["layers"], spec
 
 
 def _share(entry: Mapping[str, Any], prefix: str) -> str:

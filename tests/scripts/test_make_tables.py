@@ -144,3 +144,31 @@ def test_the_table_of_teachers_has_means_over_seeds_beside_the_plain_ones(make_t
         "| intents, plain transformers | 3 / 0.0001 / 32 | 1 | 89.0 | 79.0 |",
     ]
     assert make_tables.teachers_table(tmp_path / "nothing") == ""
+
+
+def test_the_table_of_students_has_means_of_what_several_seeds_kept(make_tables, tmp_path):
+    def student(name, seed, kept, **more):
+        ends = {f"{p}kept_{e}": kept for p in ("", "test_") for e in ("low", "high")}
+        facts = {
+            "method": "distil",
+            "layers": 3,
+            "seed": seed,
+            "kept": kept,
+            "test_kept": kept - 0.1,
+        }
+        return {"name": f"{name}@openvino:int8", **facts, **ends, **more}
+
+    candidates = [
+        student("distil-3L", 0, 0.99),
+        student("distil-3L-s1", 1, 0.97),
+        student("distil-1L", 0, 0.9, layers=1),
+        {**student("distil-3L", 0, 0.99), "name": "distil-3L@torch:fp32"},
+    ]
+    (tmp_path / "intents").mkdir()
+    frontier = {"chosen": "distil-3L@openvino:int8", "candidates": candidates}
+    (tmp_path / "intents" / "frontier.json").write_text(json.dumps(frontier))
+    assert make_tables.students_table(tmp_path).splitlines()[4:] == [
+        "| distil-3L@openvino:int8 | 99.0% [99.0, 99.0] | 89.0% [99.0, 99.0] "
+        "| 98.0 ± 1.4 (2) | 88.0 ± 1.4 (2) |",
+        "| distil-1L@openvino:int8 | 90.0% [90.0, 90.0] | 80.0% [90.0, 90.0] | – | – |",
+    ]
