@@ -6,11 +6,14 @@ import) and is inherited by xdist's workers and by every process a test starts.
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +66,18 @@ def shared_data() -> Callable[[str], Path]:
         pytest.skip(f"dataset {name!r} is not here; set BERTWRIGHT_DATA to the folder that has it")
 
     return locate
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows (dicts, or raw lines) to a JSON Lines file, packed if its name says so."""
+
+    def write(rows: Iterable[Mapping[str, Any] | str], name: str = "rows.jsonl") -> Path:
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        data = "".join(f"{line}\n" for line in lines).encode()
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return path
+
+    return write

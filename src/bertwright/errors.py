@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 __all__ = [
     "ArtifactError",
@@ -89,6 +90,11 @@ class DataError(UsageError):
         super().__init__(f"{where}{message}", hint=hint)
         self.path = path
         self.line = line
+        self._bare = message
+
+    def at(self, path: object, line: int | None = None) -> Self:
+        """Return the same error with the place where it is."""
+        return type(self)(self._bare, path=path, line=line, hint=self.hint)
 
 
 class FileFormatError(DataError):

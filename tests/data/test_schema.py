@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertwright.data.schema import Columns, LabelSet, label_name, resolve_columns
+from bertwright.data.labels import LabelSet, label_name
+from bertwright.data.schema import classes, resolve_columns
 from bertwright.errors import ConfigError, FileFormatError, MissingColumnError, UnknownLabelError
 
 
@@ -21,37 +22,37 @@ from bertwright.errors import ConfigError, FileFormatError, MissingColumnError, 
     ],
 )
 def test_columns_are_found_by_name(names, expected):
-    found = resolve_columns(names, Columns())
-    assert (found.text, found.text_b, found.label) == expected
+    found = resolve_columns(names, classes())
+    assert (found["text"], found.get("text_b"), found["label"]) == expected
 
 
 def test_given_columns_win_over_names():
     names = ["text", "title", "label", "topic"]
-    found = resolve_columns(names, Columns(text="title", label="topic"))
-    assert (found.text, found.label) == ("title", "topic")
+    found = resolve_columns(names, classes(), {"text": "title", "label": "topic"})
+    assert found == {"text": "title", "label": "topic"}
 
 
 def test_two_candidates_are_not_guessed_between():
     with pytest.raises(
         FileFormatError, match=r"x\.csv.*'sentence', 'query' could each be the text"
     ):
-        resolve_columns(["sentence", "query", "label"], Columns(), path="x.csv")
+        resolve_columns(["sentence", "query", "label"], classes(), path="x.csv")
     with pytest.raises(FileFormatError, match="--label-column"):
-        resolve_columns(["text", "intent", "target"], Columns())
+        resolve_columns(["text", "intent", "target"], classes())
 
 
 def test_missing_columns_are_named_with_what_is_there():
     with pytest.raises(MissingColumnError, match=r"no text column among 'body_html', 'label'"):
-        resolve_columns(["body_html", "label"], Columns())
+        resolve_columns(["body_html", "label"], classes())
     with pytest.raises(MissingColumnError, match="--label-column"):
-        resolve_columns(["text"], Columns())
+        resolve_columns(["text"], classes())
     with pytest.raises(MissingColumnError, match="did you mean --text-column 'sentence'"):
-        resolve_columns(["sentence", "label"], Columns(text="sentense"))
+        resolve_columns(["sentence", "label"], classes(), {"text": "sentense"})
 
 
 def test_labels_are_left_out_when_not_needed():
-    found = resolve_columns(["text", "intent", "target"], Columns(), need_label=False)
-    assert found.label is None
+    found = resolve_columns(["text", "intent", "target"], classes(), need_label=False)
+    assert found == {"text": "text"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 
 from bertwright.data import encode_texts, load_rows, tokenise
 from bertwright.data import tokenise as tokenise_function
-from bertwright.data.tokenise import hash_tokenizer, uses_token_types
+from bertwright.data.encode import uses_token_types
+from bertwright.data.tokenise import hash_tokenizer
 from bertwright.errors import ConfigError, ModelLoadError, RowTooLongError, UnknownChoiceError
 from tiny import FAMILY_NAMES, tiny_tokenizer
 
@@ -95,7 +96,7 @@ def test_slow_tokenizers_work_too(tokenizer):
 
 
 def count_encodes(monkeypatch):
-    module = import_module("bertwright.data.tokenise")
+    module = import_module("bertwright.data.encode")
 
     calls = []
     original = module.encode_texts
@@ -171,7 +172,7 @@ def test_a_damaged_cache_is_made_again(tokenizer, tmp_path, monkeypatch, damage)
 
 
 def test_an_interrupted_run_leaves_no_half_cache(tokenizer, tmp_path, monkeypatch):
-    module = import_module("bertwright.data.tokenise")
+    module = import_module("bertwright.data.encode")
 
     def interrupted(*args, **options):
         raise KeyboardInterrupt

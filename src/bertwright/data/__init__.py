@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from bertwright.data.batching import collate, pad_batch, padding_efficiency, plan_batches
 from bertwright.data.corpus import builtin_corpus
-from bertwright.data.schema import Columns, LabelSet
-from bertwright.data.sources import Rows, load_rows, split_rows
-from bertwright.data.tokenise import EncodedRows, TokenBatch, encode_texts, tokenise
+from bertwright.data.encode import (
+    Features,
+    RowEncoder,
+    Target,
+    TextEncoder,
+    TokenBatch,
+    encode_texts,
+)
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
+from bertwright.data.rows import Rows, split_rows
+from bertwright.data.schema import Column, RowSchema
+from bertwright.data.tokenise import EncodedRows, tokenise
 
 __all__ = [
-    "Columns",
+    "Column",
     "EncodedRows",
+    "Features",
     "LabelSet",
+    "RowEncoder",
+    "RowSchema",
     "Rows",
+    "Target",
+    "TextEncoder",
     "TokenBatch",
     "builtin_corpus",
     "collate",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bertwright.config import require
+from bertwright.data.encode import Target
 from bertwright.data.tokenise import EncodedRows
 
 __all__ = [
@@ -175,8 +176,8 @@ def collate(
 
     Returns:
         `input_ids`, `attention_mask` and, where the rows have them, `token_type_ids`: int64 [B, L];
-        `labels`: int64 [B] when labelled; `rows`: source row numbers and `indices`: positions in
-        `encoded`, both as NumPy int64 [B].
+        the targets (`labels`: [B], or [B, L], as the encoder says) when labelled; `rows`: source
+        row numbers and `indices`: positions in `encoded`, both as NumPy int64 [B].
     """
     positions = np.asarray(indices, dtype=np.int64)
     batch: dict[str, Any] = dict(
@@ -188,8 +189,20 @@ def collate(
             max_length=encoded.max_length,
         )
     )
-    if encoded.label_ids is not None:
-        batch["labels"] = torch.from_numpy(encoded.label_ids[positions])
+    width = batch["input_ids"].shape[1]
+    for name, target in encoded.targets.items():
+        batch[name] = _stack(encoded.field(name, positions), target, width)
     batch["rows"] = encoded.row_numbers[positions]
     batch["indices"] = positions
     return batch
+
+
+def _stack(values: np.ndarray | list[np.ndarray], target: Target, num_tokens: int) -> torch.Tensor:
+    """Return numbers as [B], lists padded as [B, n]."""
+    if isinstance(values, np.ndarray):
+        return torch.from_numpy(values)
+    width = num_tokens if target.width == "tokens" else max(map(len, values))
+    filled = np.full((len(values), width), target.pad, dtype=values[0].dtype)
+    for row, value in zip(filled, values, strict=True):
+        row[: len(value)] = value
+    return torch.from_numpy(filled)

@@ -8,55 +8,30 @@ after all, cut short) raises.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bertwright.data.conll import read_conll
+from bertwright.data.records import BadLine, Part, Record, guarded, open_binary
+from bertwright.data.squad_json import looks_like_squad, read_squad
 from bertwright.errors import FileFormatError
 
-__all__ = ["SUFFIXES", "BadLine", "Part", "Record", "file_part", "list_part", "table_part"]
+__all__ = ["SUFFIXES", "file_part", "list_part", "table_part"]
 
 _BATCH_ROWS = 4096
+_HEAD_BYTES = 4096
 _MAX_FIELD_CHARS = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A record that cannot be parsed: why, and its raw text."""
-
-    reason: str
-    raw: str
-
-
-Record = tuple[int, dict[str, Any] | BadLine]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file or table of a source.
-
-    `columns` are the column names where the format fixes them, else None. `class_names` gives, for
-    a column of class ids, their names in order. `read(only)` yields the records with at least the
-    columns in `only`.
-    """
-
-    name: str
-    columns: list[str] | None
-    read: Callable[[Sequence[str]], Iterator[Record]]
-    class_names: Mapping[str, list[str]] = field(default_factory=dict)
-
-
 def file_part(path: Path) -> Part:
-    """Open one csv, tsv, jsonl (each also .gz) or parquet file.
+    """Open one csv, tsv, jsonl, CoNLL (each also .gz) or parquet file.
 
     Raises:
         FileFormatError: it does not exist, is of another type, or has no readable head.
@@ -78,37 +53,13 @@ def _suffix(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
-def _open_binary(path: Path) -> BinaryIO:
-    packed = path.name.lower().endswith(".gz")
-    opened = cast(BinaryIO, gzip.open(path, "rb") if packed else path.open("rb"))
-    try:
-        head = opened.read(4)
-        opened.seek(3 if head.startswith(b"\xef\xbb\xbf") else 0)
-    except (OSError, EOFError, zlib.error) as error:
-        opened.close()
-        raise FileFormatError(f"cannot be read: {error}", path=path) from None
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        opened.close()
-        raise FileFormatError("is UTF-16", path=path, hint="save it as UTF-8")
-    return opened
-
-
-def _guarded(path: Path, lines: Iterator[Any]) -> Iterator[Any]:
-    number = 0
-    while True:
-        try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except (OSError, EOFError, zlib.error) as error:
-            raise FileFormatError(
-                f"the file is damaged after this line: {error}",
-                path=path,
-                line=number,
-                hint="fetch or write it again",
-            ) from None
-        number += 1
-        yield line
+def _json_part(path: Path) -> Part:
+    """Open SQuAD's nested JSON, or else JSON lines."""
+    with open_binary(path) as file:
+        nested = looks_like_squad(file.read(_HEAD_BYTES))
+    if nested:
+        return Part(name=str(path), columns=None, read=lambda only: read_squad(path))
+    return _jsonl_part(path)
 
 
 def _jsonl_part(path: Path) -> Part:
@@ -116,8 +67,8 @@ def _jsonl_part(path: Path) -> Part:
 
 
 def _read_jsonl(path: Path) -> Iterator[Record]:
-    with _open_binary(path) as file:
-        for number, line in enumerate(_guarded(path, file), start=1):
+    with open_binary(path) as file:
+        for number, line in enumerate(guarded(path, file), start=1):
             if line.isspace():
                 continue
             try:
@@ -174,7 +125,7 @@ class _Lines:
 
 
 def _open_text(path: Path, newline: str) -> io.TextIOWrapper:
-    file = _open_binary(path)
+    file = open_binary(path)
     return io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline=newline)
 
 
@@ -212,7 +163,7 @@ def _as_dicts(records: Iterator[tuple[int, Any]]) -> Iterator[Record]:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, list[str] | BadLine]]:
     with _open_text(path, "") as file:
-        lines = _Lines(_guarded(path, file))
+        lines = _Lines(guarded(path, file))
         reader = csv.reader(lines, strict=True)
         while True:
             lines.mark()
@@ -238,7 +189,7 @@ def _read_tsv(path: Path) -> Iterator[tuple[int, list[str] | BadLine]]:
     lines, losing rows without a word.
     """
     with _open_text(path, "\n") as file:
-        for number, line in enumerate(_guarded(path, file), start=1):
+        for number, line in enumerate(guarded(path, file), start=1):
             if line.strip():
                 yield number, [_unquoted(part) for part in line.rstrip("\r\n").split("\t")]
 
@@ -248,6 +199,10 @@ def _unquoted(part: str) -> str:
         return part
     inner = part[1:-1]
     return inner.replace('""', '"') if '"' not in inner.replace('""', "") else part
+
+
+def _conll_part(path: Path) -> Part:
+    return Part(name=str(path), columns=None, read=lambda only: read_conll(path))
 
 
 def _parquet_part(path: Path) -> Part:
@@ -278,11 +233,13 @@ def _read_parquet(path: Path, only: Sequence[str]) -> Iterator[Record]:
 
 
 def _class_names(features: datasets.Features | None) -> dict[str, list[str]]:
-    return {
-        name: list(feature.names)
-        for name, feature in (features or {}).items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
+    """Return the names of columns of class ids, or of lists of class ids."""
+    names = {}
+    for column, feature in (features or {}).items():
+        inner = feature.feature if isinstance(feature, datasets.List) else feature
+        if isinstance(inner, datasets.ClassLabel):
+            names[column] = list(inner.names)
+    return names
 
 
 def table_part(dataset: datasets.Dataset, name: str) -> Part:
@@ -327,7 +284,10 @@ SUFFIXES: dict[str, Callable[[Path], Part]] = {
             (".tsv", _tsv_part),
             (".jsonl", _jsonl_part),
             (".ndjson", _jsonl_part),
-            (".json", _jsonl_part),
+            (".json", _json_part),
+            (".conll", _conll_part),
+            (".iob2", _conll_part),
+            (".bio", _conll_part),
         )
         for packed in ("", ".gz")
     },

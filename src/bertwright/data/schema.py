@@ -1,14 +1,19 @@
-"""What a row is called and what a label is: column names and the ordered label list."""
+"""What a row holds: its columns, how each value is read, and what is stored of them.
+
+A task declares a `RowSchema`; the loader (`data/load.py`) does the rest alike for all tasks.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
+import pyarrow as pa
+
+from bertwright.data.labels import LabelSet, label_name
 from bertwright.errors import (
-    ConfigError,
+    EmptyTextError,
     FileFormatError,
     MissingColumnError,
     UnknownLabelError,
@@ -16,85 +21,130 @@ from bertwright.errors import (
 )
 
 __all__ = [
-    "COLUMN_ALIASES",
-    "Columns",
-    "LabelSet",
-    "label_name",
+    "LABEL",
+    "TEXT",
+    "TEXT_B",
+    "Column",
+    "RowSchema",
+    "classes",
+    "read_label",
+    "read_text",
     "resolve_columns",
+    "texts_and",
 ]
 
-COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
-    "text": (
-        "text_a", "text1", "sentence", "sentence1", "sentence_a", "sentence_1", "query", "content",
-        "utterance", "review", "document", "body", "premise", "question1",
-    ),
-    "text_b": (
-        "text2", "text_pair", "sentence2", "sentence_b", "sentence_2", "hypothesis", "question2",
-    ),
-    "label": (
-        "labels", "intent", "class", "target", "category", "sentiment", "topic", "coarse_label",
-    ),
-}  # fmt: skip
-"""Other names under which a column is found, compared without case and outer spaces."""
+
+OWN_OPTIONS = ("text", "text_b", "label")
+"""Roles whose column has an option of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The columns to read; None means "find it by name"."""
+class Column:
+    """One value of a row: what it is called, and how it is read.
 
-    text: str | None = None
-    """Column that holds the text (found by name: text, sentence, query, content, ...)."""
-    text_b: str | None = None
-    """Column that holds the second text of a pair (text_b, sentence2, hypothesis, ...)."""
-    label: str | None = None
-    """Column that holds the label (label, labels, intent, class, target, ...)."""
+    `read` takes the value as the source has it (class ids already turned into names) and the
+    column's name, and returns what the schema's `build` takes, or raises a `DataError` without a
+    place; the loader adds file and line.
+    """
+
+    role: str
+    """Its name in bertwright, as in `--column ROLE=NAME`."""
+    noun: str
+    """What a message calls it: "second text"."""
+    read: Callable[[object, str], Any]
+    aliases: tuple[str, ...] = ()
+    """Other names under which it is found, compared without case and outer spaces."""
+    optional: bool = False
+    """May be absent, then from every row."""
+    target: bool = False
+    """Is what a model is trained on; not read where no labels are needed."""
+
+
+def _as_they_are(values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSchema:
+    """The columns of a task's rows and what is stored of them."""
+
+    columns: tuple[Column, ...]
+    stored: Mapping[str, pa.DataType]
+    """The type of each stored field; a row has those that `build` returns."""
+    label_fields: tuple[str, ...] = ()
+    """Stored fields whose values, or lists of values, are label names; they become ids."""
+    build: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_they_are
+    """From the values read, by role, to the stored fields; raises a `DataError` without a place
+    where values do not fit together."""
+    order_labels: Callable[[Iterable[str]], LabelSet] = LabelSet.from_values
+    """Gives the label names met in the rows their order."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(column.role for column in self.columns)
 
 
 def resolve_columns(
     names: Sequence[str],
-    columns: Columns,
+    schema: RowSchema,
+    given: Mapping[str, str] | None = None,
     *,
     need_label: bool = True,
     path: object = None,
     line: int | None = None,
-) -> Columns:
-    """Say which of `names` holds the text, the second text and the label.
+) -> dict[str, str]:
+    """Say which of `names` holds which column of the schema.
 
-    A column that is given must exist. Otherwise the column's own name (`text`, `text_b`, `label`)
-    wins; without it exactly one of its aliases may be present.
+    A column that is given must exist. Otherwise the column's own name wins; without it exactly one
+    of its aliases may be present.
 
     Args:
         names: the column names of the data.
-        columns: what the user gave.
-        need_label: False leaves the label column out.
+        schema: what is wanted.
+        given: what the user gave, by role.
+        need_label: False leaves the targets out.
         path: named in the error.
         line: named in the error (1-based).
 
     Returns:
-        Columns with `text` set, `label` set if needed, `text_b` set if there is one.
+        The name of each column found, by role; optional ones may be absent.
 
     Raises:
         MissingColumnError: a given or needed column is not there.
         FileFormatError: two columns could be meant and none was given.
     """
-    text = _find(names, columns.text, "text", path, line)
-    text_b = _find(names, columns.text_b, "text_b", path, line)
-    label = _find(names, columns.label, "label", path, line) if need_label else None
-    for role, found in (("text", text), ("label", label)):
-        if found is None and (role == "text" or need_label):
+    found: dict[str, str] = {}
+    for column in schema.columns:
+        if column.target and not need_label:
+            continue
+        name = _find(names, (given or {}).get(column.role), column, path, line)
+        if name is not None:
+            found[column.role] = name
+        elif not column.optional:
             raise MissingColumnError(
-                f"no {role} column among {_listed(names)}",
+                f"no {column.role} column among {_listed(names)}",
                 path=path,
                 line=line,
-                hint=f"name it with --{role}-column, or call it {role!r}",
+                hint=f"name it with {_option(column)}, or call it {column.role!r}",
             )
-    return Columns(text=text, text_b=text_b, label=label)
+    return found
+
+
+def _option(column: Column) -> str:
+    if column.role in OWN_OPTIONS:
+        return f"--{column.role.replace('_', '-')}-column"
+    return f"--column {column.role}="
+
+
+def _given(option: str, name: str) -> str:
+    return f"{option}{name!r}" if option.endswith("=") else f"{option} {name!r}"
 
 
 def _find(
-    names: Sequence[str], given: str | None, role: str, path: object, line: int | None
+    names: Sequence[str], given: str | None, column: Column, path: object, line: int | None
 ) -> str | None:
-    option = f"--{role.replace('_', '-')}-column"
+    option = _option(column)
     if given is not None:
         if given in names:
             return given
@@ -103,14 +153,14 @@ def _find(
             f"no column {given!r} among {_listed(names)}",
             path=path,
             line=line,
-            hint=f"did you mean {option} {guess!r}?" if guess else f"correct {option}",
+            hint=f"did you mean {_given(option, guess)}?" if guess else f"correct {option}",
         )
     plain = {name: name.strip().lower() for name in names}
-    own = [name for name, low in plain.items() if low == role]
-    found = own or [name for name, low in plain.items() if low in COLUMN_ALIASES[role]]
+    own = [name for name, low in plain.items() if low == column.role]
+    found = own or [name for name, low in plain.items() if low in column.aliases]
     if len(found) > 1:
         raise FileFormatError(
-            f"{_listed(found)} could each be the {role} column",
+            f"{_listed(found)} could each be the {column.role} column",
             path=path,
             line=line,
             hint=f"say which with {option}",
@@ -123,112 +173,86 @@ def _listed(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
-def label_name(value: object) -> str | None:
-    """Return the label's name: strings stripped, integers in decimal, None when there is none.
-
-    A float that is a whole number counts as an integer (tables write 1.0 for 1); a boolean is
-    "true" or "false", as JSON spells it.
+def read_text(value: object, column: str) -> str:
+    """Return a text.
 
     Raises:
-        TypeError: the value is neither (a fraction, a list, an object).
+        EmptyTextError: there is none, or only spaces.
+        FileFormatError: it is no text, or not valid UTF-8.
     """
     if isinstance(value, str):
-        return value.strip() or None
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if value.is_integer():
-            return str(int(value))
-    raise TypeError(f"label {value!r} is neither a string nor an integer")
+        if value and not value.isspace():
+            return _checked(value, column)
+    elif value is not None:
+        raise FileFormatError(f"{column} is not text but {type(value).__name__}")
+    raise EmptyTextError(
+        f"{column} is empty", hint="fill it in, or leave such rows out with --on-bad-row skip"
+    )
 
 
-def _integer(name: str) -> int | None:
+def read_label(value: object, column: str) -> str:
+    """Return the name of a label; see `label_name`.
+
+    Raises:
+        UnknownLabelError: there is none, or it can be no label.
+        FileFormatError: it is not valid UTF-8.
+    """
     try:
-        return int(name)
-    except ValueError:
-        return None
+        name = label_name(value)
+    except TypeError as error:
+        raise UnknownLabelError(str(error)) from None
+    if name is None:
+        raise UnknownLabelError("has no label")
+    return _checked(name, column)
 
 
-@dataclass(frozen=True)
-class LabelSet:
-    """The labels of a task in order; the position of a name is its id."""
+def _checked(text: str, column: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise FileFormatError(f"{column} is not valid UTF-8") from None
+    return text
 
-    names: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        if not self.names:
-            raise ConfigError("a label list is empty")
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ConfigError(f"labels named twice: {', '.join(twice)}")
+TEXT = Column(
+    role="text",
+    noun="text",
+    read=read_text,
+    aliases=(
+        "text_a", "text1", "sentence", "sentence1", "sentence_a", "sentence_1", "query", "content",
+        "utterance", "review", "document", "body", "premise", "question1",
+    ),
+)  # fmt: skip
+TEXT_B = Column(
+    role="text_b",
+    noun="second text",
+    read=read_text,
+    aliases=(
+        "text2", "text_pair", "sentence2", "sentence_b", "sentence_2", "hypothesis", "question2",
+    ),
+    optional=True,
+)  # fmt: skip
+LABEL = Column(
+    role="label",
+    noun="label",
+    read=read_label,
+    aliases=(
+        "labels", "intent", "class", "target", "category", "sentiment", "topic", "coarse_label",
+    ),
+    target=True,
+)  # fmt: skip
 
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.names)}
 
-    def __len__(self) -> int:
-        return len(self.names)
+def texts_and(target: Column, stored: pa.DataType, **options: Any) -> RowSchema:
+    """Return the schema of a text or a pair of texts, with a target stored under its own name."""
+    return RowSchema(
+        columns=(TEXT, TEXT_B, target),
+        stored={"text": pa.string(), "text_b": pa.string(), target.role: stored},
+        **options,
+    )
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._ids
-
-    def id_of(self, name: str, *, path: object = None, line: int | None = None) -> int:
-        """Return the id of a label.
-
-        Raises:
-            UnknownLabelError: no such label; names `path` and `line`.
-        """
-        index = self._ids.get(name)
-        if index is None:
-            guess = closest_match(name, self.names)
-            shown = ", ".join(self.names[:8]) + (", ..." if len(self) > 8 else "")
-            raise UnknownLabelError(
-                f"unknown label {name!r}",
-                path=path,
-                line=line,
-                hint=(f"did you mean {guess!r}? " if guess else "")
-                + f"The {len(self)} known labels: {shown}",
-            )
-        return index
-
-    def name_of(self, index: int) -> str:
-        """Return the name of the label with this id (0 <= index < len)."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"label id {index} is not in 0..{len(self) - 1}")
-        return self.names[index]
-
-    @classmethod
-    def from_values(cls, values: Iterable[object]) -> LabelSet:
-        """Collect the labels of some rows.
-
-        Sorted by value when all are integers (whether written as numbers or as text), else
-        alphabetically, so that the order does not depend on the order of the rows.
-        """
-        names = {name for value in values if (name := label_name(value)) is not None}
-        if all(_integer(name) is not None for name in names):
-            return cls(tuple(sorted(names, key=lambda name: (int(name), name))))
-        return cls(tuple(sorted(names)))
-
-    def to_json(self) -> list[str]:
-        """Return the names as a JSON list."""
-        return list(self.names)
-
-    @classmethod
-    def from_json(cls, value: object) -> LabelSet:
-        """Read what `to_json` returned.
-
-        Raises:
-            ConfigError: it is not a list of strings.
-        """
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise ConfigError(f"a label list must be a JSON list of strings, not {value!r:.80}")
-        return cls(tuple(value))
+def classes() -> RowSchema:
+    """Return the schema of rows with one label each."""
+    return texts_and(LABEL, pa.int64(), label_fields=("label",))

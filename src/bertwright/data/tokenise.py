@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -17,103 +18,17 @@ from transformers import PreTrainedTokenizerBase
 
 from bertwright.config import require
 from bertwright.data.cache import cache_root, open_folder, publish_folder, scratch_folder
-from bertwright.data.schema import LabelSet
-from bertwright.data.sources import Rows
+from bertwright.data.encode import Inputs, RowEncoder, Target, TextEncoder, uses_token_types
+from bertwright.data.labels import LabelSet
+from bertwright.data.rows import Rows
 from bertwright.errors import ModelLoadError, RowTooLongError, UnknownChoiceError
 from bertwright.progress import Progress
 
-__all__ = [
-    "EncodedRows",
-    "TokenBatch",
-    "encode_texts",
-    "hash_tokenizer",
-    "tokenise",
-    "uses_token_types",
-]
+__all__ = ["EncodedRows", "hash_tokenizer", "tokenise"]
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _BATCH_ROWS = 2000
 _TOKENS_FILE = "tokens.arrow"
-
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """Token ids of some texts, specials included, not padded.
-
-    Attributes:
-        input_ids: one list of ids a text.
-        token_type_ids: the same shapes; None where the model has none or they are all 0.
-        lengths: tokens of each text before truncation, int64 [B].
-    """
-
-    input_ids: list[list[int]]
-    token_type_ids: list[list[int]] | None
-    lengths: np.ndarray
-
-
-def uses_token_types(tokenizer: PreTrainedTokenizerBase, *, pairs: bool) -> bool:
-    """Say whether inputs need token types: the model has them and they are not all 0."""
-    if "token_type_ids" not in tokenizer.model_input_names:
-        return False
-    return pairs or any(tokenizer("a")["token_type_ids"])  # type: ignore[arg-type]
-
-
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    texts_b: Sequence[str] | None = None,
-    *,
-    max_length: int,
-    token_types: bool | None = None,
-) -> TokenBatch:
-    """Tokenise texts or pairs of texts; too long ones are cut before the specials are added.
-
-    Of a pair the longer text is cut first, token by token.
-
-    Args:
-        tokenizer: of the model.
-        texts: [B].
-        texts_b: the second texts, [B], or None.
-        max_length: most tokens of a row, specials included.
-        token_types: return token types; None: ask `uses_token_types`.
-    """
-    if token_types is None:
-        token_types = uses_token_types(tokenizer, pairs=texts_b is not None)
-    ids, types = _encode(tokenizer, list(texts), texts_b, None)
-    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    long = np.flatnonzero(lengths > max_length).tolist()
-    if long:
-        long_b = None if texts_b is None else [texts_b[index] for index in long]
-        cut = _encode(tokenizer, [texts[index] for index in long], long_b, max_length)
-        for index, cut_ids, cut_types in zip(long, *cut, strict=True):
-            ids[index], types[index] = cut_ids, cut_types
-    return TokenBatch(input_ids=ids, token_type_ids=types if token_types else None, lengths=lengths)
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    texts_b: Sequence[str] | None,
-    max_length: int | None,
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Return token ids and types, cut to `max_length` unless it is None."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and max_length is None:
-        backend.no_truncation()
-        backend.no_padding()
-        inputs = list(texts) if texts_b is None else list(zip(texts, texts_b, strict=True))
-        encodings = backend.encode_batch_fast(inputs)
-        return [e.ids for e in encodings], [e.type_ids for e in encodings]
-    found: Any = tokenizer(
-        list(texts),
-        None if texts_b is None else list(texts_b),
-        truncation=False if max_length is None else "longest_first",
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=True,
-        verbose=False,
-    )
-    return found["input_ids"], found["token_type_ids"]
 
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -156,51 +71,69 @@ class _FlatColumn:
 
 @dataclass
 class EncodedRows:
-    """Tokenised rows, memory-mapped.
+    """Tokenised rows, memory-mapped: one feature a row, or several where the encoder makes windows.
 
     Attributes:
+        rows: what was tokenised.
         dataset: columns `row` (int64), `input_ids` (list of int32), `token_type_ids` (list of
-            int8) where the model uses them, `label` (int64) when labelled.
-        lengths: tokens of each row, int32 [N].
-        row_numbers: 0-based source row numbers, int64 [N].
-        label_ids: int64 [N]; None without labels.
+            int8) where the model uses them, and the encoder's targets and extras.
+        lengths: tokens of each feature, int32 [N].
+        row_numbers: 0-based source row number of each feature, int64 [N].
+        targets: how the targets go into a batch, by name; empty without labels.
         pad_token_id: for padding.
-        max_length: the most tokens a row may have.
+        max_length: the most tokens a feature may have.
         labels: the label list; None without labels.
         fingerprint: hash of the rows' content, the tokenizer and the options, as hex.
-        num_truncated: how many of the rows that were tokenised were cut.
+        num_truncated: how many of the features that were tokenised were cut.
     """
 
+    rows: Rows
     dataset: datasets.Dataset
     lengths: np.ndarray
     row_numbers: np.ndarray
-    label_ids: np.ndarray | None
+    targets: Mapping[str, Target]
     pad_token_id: int
     max_length: int
     labels: LabelSet | None
     fingerprint: str
     num_truncated: int
-    _columns: dict[str, _FlatColumn] = field(default_factory=dict, repr=False)
+    _lists: dict[str, _FlatColumn] = field(default_factory=dict, repr=False)
+    _numbers: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _positions: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def label_ids(self) -> np.ndarray | None:
+        """The target `labels` where it is one number a row, [N]; None without."""
+        if "labels" not in self.targets or "labels" not in self._numbers:
+            return None
+        labels = self._numbers["labels"]
+        return labels if self._positions is None else labels[self._positions]
+
     def tokens(self, positions: np.ndarray) -> list[np.ndarray]:
-        """Return the token ids of the rows at these positions, int32, as views."""
-        return self._columns["input_ids"].take(self._inner(positions))
+        """Return the token ids of the features at these positions, int32, as views."""
+        return self._lists["input_ids"].take(self._inner(positions))
 
     def token_types(self, positions: np.ndarray) -> list[np.ndarray] | None:
-        """Return the token types of the rows at these positions, int8; None without."""
-        column = self._columns.get("token_type_ids")
+        """Return the token types of the features at these positions, int8; None without."""
+        column = self._lists.get("token_type_ids")
         return None if column is None else column.take(self._inner(positions))
+
+    def field(self, name: str, positions: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """Return a target or an extra of these features: an array, or arrays of lists."""
+        inner = self._inner(positions)
+        return (
+            self._numbers[name][inner] if name in self._numbers else self._lists[name].take(inner)
+        )
 
     def _inner(self, positions: np.ndarray) -> np.ndarray:
         positions = np.asarray(positions, dtype=np.int64)
         return positions if self._positions is None else self._positions[positions]
 
     def select(self, indices: Sequence[int] | np.ndarray | range) -> EncodedRows:
-        """Return the rows at these positions, in this order."""
+        """Return the features at these positions, in this order."""
         positions = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
         digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
         digest.update(positions.tobytes())
@@ -209,16 +142,60 @@ class EncodedRows:
             dataset=self.dataset.select(positions),
             lengths=self.lengths[positions],
             row_numbers=self.row_numbers[positions],
-            label_ids=None if self.label_ids is None else self.label_ids[positions],
             fingerprint=digest.hexdigest(),
             _positions=self._inner(positions),
         )
+
+    def inputs(self) -> Inputs:
+        """Return the rows that have features here, in this order, and what decoding needs of them.
+
+        Features of one row that stand together are its windows.
+        """
+        begins = np.diff(self.row_numbers, prepend=-1) != 0
+        known = self.rows.row_numbers()
+        order = np.argsort(known)
+        places = order[np.searchsorted(known, self.row_numbers[begins], sorter=order)]
+        everything = np.arange(len(self))
+        fields: dict[str, Any] = {
+            name: self.field(name, everything)
+            for name in (*self._lists, *self._numbers)
+            if name not in ("input_ids", "token_type_ids")
+        }
+        sources = np.cumsum(begins) - 1
+        return Inputs(rows=_Columns(self.rows, places), sources=sources, fields=fields)
+
+    def without_targets(self) -> EncodedRows:
+        """Return the same features as if they had no labels."""
+        return replace(self, targets={}, labels=None)
+
+
+class _Columns(Mapping[str, Sequence[Any]]):
+    """Columns of some rows, read when they are asked for."""
+
+    def __init__(self, rows: Rows, places: np.ndarray) -> None:
+        self._dataset = rows.dataset
+        self._places = places
+        self._whole = np.array_equal(places, np.arange(len(rows)))
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._dataset.column_names:
+            raise KeyError(name)
+        if self._whole:
+            return self._dataset[name][:]
+        return self._dataset.select(self._places)[name][:]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dataset.column_names)
+
+    def __len__(self) -> int:
+        return len(self._dataset.column_names)
 
 
 def tokenise(
     rows: Rows,
     tokenizer: PreTrainedTokenizerBase | None,
     *,
+    encoder: RowEncoder | None = None,
     max_length: int = 128,
     long_rows: Literal["truncate", "stop"] = "truncate",
     cache_dir: str | Path | None = None,
@@ -231,7 +208,8 @@ def tokenise(
     Args:
         rows: what `load_rows` returned.
         tokenizer: of the model.
-        max_length: most tokens of a row, specials included.
+        encoder: how rows become features; None: a text or pair of texts, and its label.
+        max_length: most tokens of a feature, specials included.
         long_rows: "truncate" cuts longer rows, "stop" raises at the first.
         cache_dir: root of the cache; None: the user's.
 
@@ -240,6 +218,7 @@ def tokenise(
         ModelLoadError: there is no tokenizer, or it has no padding token.
         RowTooLongError: a row is too long and `long_rows` is "stop".
     """
+    encoder = encoder or TextEncoder()
     if tokenizer is None:
         raise ModelLoadError("the model has no tokenizer", hint="give a model with tokenizer files")
     pad_token_id: Any = tokenizer.pad_token_id
@@ -247,13 +226,19 @@ def tokenise(
         raise ModelLoadError("the tokenizer has no padding token", hint="set tokenizer.pad_token")
     if long_rows not in ("truncate", "stop"):
         raise UnknownChoiceError("--long-rows", long_rows, ("truncate", "stop"))
-    specials = tokenizer.num_special_tokens_to_add(pair=rows.has_pairs)
-    least = specials + 1 + rows.has_pairs
+    pairs = encoder.makes_pairs(rows.dataset.column_names)
+    least = encoder.least_length(tokenizer, pairs=pairs)
     require(
-        max_length >= least, "max_length", max_length, f"at least {least} ({specials} specials)"
+        max_length >= least,
+        "max_length",
+        max_length,
+        f"at least {least}, specials included",
     )
     key = json.dumps(
-        [_FORMAT_VERSION, rows.fingerprint, hash_tokenizer(tokenizer), max_length, long_rows]
+        [
+            *(_FORMAT_VERSION, rows.fingerprint, hash_tokenizer(tokenizer)),
+            *(encoder.key, max_length, long_rows),
+        ]
     )
     fingerprint = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
     root = cache_root("tokens", cache_dir)
@@ -261,72 +246,81 @@ def tokenise(
     if meta is None:
         with scratch_folder(root) as scratch:
             path = scratch / _TOKENS_FILE
-            num_truncated = _write_tokens(rows, tokenizer, path, max_length, long_rows)
+            num_truncated = _write_tokens(rows, tokenizer, encoder, path, max_length, long_rows)
             meta = {"num_truncated": num_truncated}
             publish_folder(scratch, root / fingerprint, meta)
     dataset = datasets.Dataset.from_file(str(root / fingerprint / _TOKENS_FILE))
     table = dataset.data.table
-    columns = {
-        name: _FlatColumn(table.column(name))
-        for name in ("input_ids", "token_type_ids")
-        if name in table.column_names
-    }
+    lists, numbers = _split_columns(table)
     return EncodedRows(
+        rows=rows,
         dataset=dataset,
-        lengths=columns["input_ids"].lengths(),
-        row_numbers=table.column("row").to_numpy(),
-        label_ids=table.column("label").to_numpy() if "label" in table.column_names else None,
+        lengths=lists["input_ids"].lengths(),
+        row_numbers=numbers.pop("row"),
+        targets={n: t for n, t in encoder.targets.items() if n in table.column_names},
         pad_token_id=int(pad_token_id),
         max_length=max_length,
         labels=rows.labels,
         fingerprint=fingerprint,
         num_truncated=meta["num_truncated"],
-        _columns=columns,
+        _lists=lists,
+        _numbers=numbers,
     )
+
+
+def _split_columns(table: pa.Table) -> tuple[dict[str, _FlatColumn], dict[str, np.ndarray]]:
+    """Return the columns of lists, and those of numbers."""
+    lists: dict[str, _FlatColumn] = {}
+    numbers: dict[str, np.ndarray] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_list(column.type):
+            lists[name] = _FlatColumn(column)
+        else:
+            numbers[name] = column.to_numpy()
+    return lists, numbers
 
 
 def _write_tokens(
     rows: Rows,
     tokenizer: PreTrainedTokenizerBase,
+    encoder: RowEncoder,
     path: Path,
     max_length: int,
     long_rows: Literal["truncate", "stop"],
 ) -> int:
-    """Write the tokens of all rows to an Arrow file; return how many rows were cut."""
-    token_types = uses_token_types(tokenizer, pairs=rows.has_pairs)
-    fields = [("row", pa.int64()), ("input_ids", pa.list_(pa.int32()))]
-    fields += [("token_type_ids", pa.list_(pa.int8()))] * token_types
-    fields += [("label", pa.int64())] * (rows.labels is not None)
-    schema = pa.schema(fields)
+    """Write the features of all rows to an Arrow file; return how many were cut."""
+    pairs = encoder.makes_pairs(rows.dataset.column_names)
+    token_types = uses_token_types(tokenizer, pairs=pairs)
+    types = {name: target.type for name, target in encoder.targets.items()} | dict(encoder.extras)
     source = rows.dataset.with_format(None)
     num_truncated = 0
-    with (
-        Progress("tokenise", total=len(rows), unit="rows") as bar,
-        pa.ipc.new_stream(str(path), schema) as writer,
-    ):
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(Progress("tokenise", total=len(rows), unit="rows"))
+        writer: pa.ipc.RecordBatchStreamWriter | None = None
         for part in source.iter(batch_size=_BATCH_ROWS):
             batch = cast("dict[str, list[Any]]", part)
-            encoded = encode_texts(
-                tokenizer,
-                batch["text"],
-                batch.get("text_b"),
-                max_length=max_length,
-                token_types=token_types,
+            features = encoder.encode(
+                tokenizer, batch, max_length=max_length, token_types=token_types
             )
-            long = np.flatnonzero(encoded.lengths > max_length)
+            sources = features.sources or range(len(batch["row"]))
+            numbers = [batch["row"][source] for source in sources]
+            long = np.flatnonzero(features.lengths > max_length)
             if len(long) and long_rows == "stop":
-                number = batch["row"][long[0]]
-                raise _too_long(rows, number, int(encoded.lengths[long[0]]), max_length)
+                length = int(features.lengths[long[0]])
+                raise _too_long(rows, numbers[long[0]], length, max_length)
             num_truncated += len(long)
             arrays = {
-                "row": pa.array(batch["row"], pa.int64()),
-                "input_ids": _list_array(encoded.input_ids, np.int32),
+                "row": pa.array(numbers, pa.int64()),
+                "input_ids": _list_array(features.input_ids, np.int32),
             }
-            if encoded.token_type_ids is not None:
-                arrays["token_type_ids"] = _list_array(encoded.token_type_ids, np.int8)
-            if rows.labels is not None:
-                arrays["label"] = pa.array(batch["label"], pa.int64())
-            writer.write_batch(pa.RecordBatch.from_pydict(arrays, schema=schema))
+            if features.token_type_ids is not None:
+                arrays["token_type_ids"] = _list_array(features.token_type_ids, np.int8)
+            for name, values in features.fields.items():
+                arrays[name] = pa.array(values, types[name])
+            table = pa.RecordBatch.from_pydict(arrays)
+            if writer is None:
+                writer = stack.enter_context(pa.ipc.new_stream(str(path), table.schema))
+            writer.write_batch(table)
             bar.advance(len(batch["row"]))
     return num_truncated
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bertwright.data import Columns, LabelSet, load_rows, split_rows
+from bertwright.data import LabelSet, load_rows, split_rows
 from bertwright.errors import (
     DataError,
     EmptyTextError,
@@ -470,7 +470,7 @@ def test_column_choice_on_real_data(shared_data):
     path = shared_data("sick") / "dev.jsonl"
     with pytest.raises(UnknownLabelError, match=r"dev\.jsonl:1: label 3\.6 is neither"):
         load_rows(path)
-    rows = load_rows(path, columns=Columns(label="entailment"))
+    rows = load_rows(path, columns={"label": "entailment"})
     assert rows.labels.names == ("CONTRADICTION", "ENTAILMENT", "NEUTRAL")
 
 
