@@ -15,8 +15,8 @@ import json
 from pathlib import Path
 
 from bertwright.config import load_recipe
-from bertwright.data.schema import LabelSet
-from bertwright.data.sources import load_rows
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
 from bertwright.evaluate.evaluate import score_model_dir
 from bertwright.evaluate.machine import versions
 from bertwright.files import atomic_write_text, read_json, write_json

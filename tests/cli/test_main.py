@@ -52,7 +52,7 @@ def test_version(capsys):
         (["finetune", "--data", "d"], "--out is missing"),
         (["finetune", "--data", "d", "--out", "o", "--lr", "fast"], "--lr"),
         (["finetune", "--data", "d", "--out", "o", "--lr", "-1"], "--lr"),
-        (["finetune", "--data", "d", "--out", "o", "--task", "tag"], "Choose from: classify"),
+        (["finetune", "--data", "d", "--out", "o", "--task", "tagg"], "did you mean 'tag'?"),
         (["predict", "--model", "m"], "give either --text or --input"),
         (["benchmark"], "--target is missing"),
         (["export", "--model", "m", "--out", "o"], "--format is missing"),

@@ -9,7 +9,8 @@ import torch
 from bertwright.compress.budget import Budget
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.pipeline import SearchResult, SearchRows, search
-from bertwright.data.sources import Rows, load_rows
+from bertwright.data.load import load_rows
+from bertwright.data.rows import Rows
 from bertwright.data.tokenise import tokenise
 from bertwright.models.task_model import build_task_model
 from bertwright.tasks import TASKS

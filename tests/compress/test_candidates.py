@@ -8,6 +8,8 @@ import pytest
 from bertwright.compress.candidates import StudentPlan, plan_students, sensible_depths
 from bertwright.compress.halving import choose_dropped
 from bertwright.errors import ConfigError
+from bertwright.evaluate.judged import Judged
+from bertwright.tasks import TASKS
 
 
 def test_depths_are_the_divisors_below():
@@ -30,8 +32,10 @@ def test_a_depth_that_does_not_divide_is_refused_only_for_theseus():
         plan_students(6, depths=[6])
 
 
-def rows(share: float, count: int = 400) -> np.ndarray:
-    return np.arange(count) < share * count
+def rows(share: float, count: int = 400, shift: int = 0) -> Judged:
+    """Return answers of which this share is right."""
+    right = np.roll(np.arange(count) < share * count, shift)
+    return Judged(TASKS["classify"], np.stack([right, np.ones(count)], axis=1).astype(float))
 
 
 def test_a_clearly_beaten_student_is_dropped_with_figures():
@@ -43,7 +47,7 @@ def test_a_clearly_beaten_student_is_dropped_with_figures():
 
 def test_equal_students_both_stay():
     a, b = StudentPlan(2, "distil", 0), StudentPlan(2, "theseus", 0)
-    assert choose_dropped({a: rows(0.8), b: np.roll(rows(0.8), 60)}) == {}
+    assert choose_dropped({a: rows(0.8), b: rows(0.8, shift=60)}) == {}
     assert choose_dropped({a: rows(0.8), b: rows(0.8)}) == {}
 
 

@@ -37,7 +37,7 @@ def calls(monkeypatch) -> list[list[str]]:
     """A machine that grows slower with each group, and on which `bad` targets die."""
     seen: list[list[str]] = []
 
-    def fake(targets, texts, texts_b=None, **options):
+    def fake(targets, rows, **options):
         names = [t.name for t in targets]
         seen.append(names)
         if any(name.startswith("bad") for name in names):
@@ -54,8 +54,7 @@ def measure(names: list[str]) -> measuring.Measured:
     return measuring.measure_beside_baseline(
         target("base"),
         [target(n) for n in names],
-        ["a text"],
-        None,
+        {"text": ["a text"]},
         threads=1,
         repeats=1,
         latency_rows=1,
@@ -83,5 +82,5 @@ def test_only_bad_targets_still_leave_the_baseline(calls):
     assert set(found.failed) == {"bad1", "bad2"} and found.baseline.name == "base"
     with pytest.raises(WorkerError):
         measuring.measure_beside_baseline(
-            target("bad"), [], ["a"], None, threads=1, repeats=1, latency_rows=1
+            target("bad"), [], {"text": ["a"]}, threads=1, repeats=1, latency_rows=1
         )

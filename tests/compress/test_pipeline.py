@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -118,7 +120,7 @@ def context(rows, teacher_dir, tmp_path_factory) -> StudentContext:
 def test_half_and_the_rest_make_the_same_student_as_all_at_once(context, method, tmp_path):
     plan = StudentPlan(1, method, 0)
     half = train_half(plan, context, context.dev_rows)
-    assert half.dtype == bool and half.shape == (len(context.dev_rows),)
+    assert len(half) == len(context.dev_rows) and 0 <= half.score <= 1
     in_parts = train_whole(plan, context)
     unbroken = StudentContext(
         **{f: getattr(context, f) for f in context.__dataclass_fields__ if f != "folder"},
@@ -202,3 +204,18 @@ def test_options_that_do_not_fit_are_refused_before_training(rows, teacher_dir, 
     with pytest.raises(ConfigError, match="--seeds"):
         SearchConfig(seeds=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_other_seeds_are_of_the_chosen_depth_or_where_the_teacher_is_chosen_of_the_best_student():
+    def compiled(method: str, score: float, spec: str = "torch:fp32") -> Any:
+        return SimpleNamespace(method=method, spec=spec, scores=SimpleNamespace(score=score))
+
+    teacher, good, poor = (
+        compiled(*c) for c in (("teacher", 0.9), ("distil", 0.8), ("control", 0.7))
+    )
+    elsewhere = compiled("theseus", 0.85, "openvino:int8")
+    tried: Any = SimpleNamespace(compiled=[teacher, poor, good, elsewhere])
+    assert pipeline._student_to_repeat(tried, poor) is poor
+    assert pipeline._student_to_repeat(tried, teacher) is good
+    alone: Any = SimpleNamespace(compiled=[teacher])
+    assert pipeline._student_to_repeat(alone, teacher) is None

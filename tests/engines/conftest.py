@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bertwright.data.schema import LabelSet
-from bertwright.data.sources import load_rows
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.models.task_model import TaskModel
 from engines_models import make_model, make_texts, own_label

@@ -28,17 +28,17 @@ class FakeRunner:
         if self.what == "memory":
             self.ballast = bytearray(os.urandom(1)) * int(self.value * 1e6)
 
-    def run(self, texts, texts_b):
+    def run(self, rows):
         self.calls += 1
         if self.calls > 1:  # not in the warm-up
             self._misbehave()
         if self.what == "sleep":
-            time.sleep(self.value * len(texts))
+            time.sleep(self.value * len(rows["text"]))
         if self.what == "warm" and self.calls == 1:
             time.sleep(self.value)
         if self.what == "few":
             return []
-        return ["yes"] * len(texts)
+        return ["yes"] * len(rows["text"])
 
     def _misbehave(self):
         if self.what == "die":
@@ -51,8 +51,8 @@ class FakeRunner:
         if self.what == "flood":
             sys.stderr.write("x" * 4_000_000)
 
-    def count_tokens(self, texts, texts_b):
-        return sum(len(t.split()) for t in texts) + sum(len(t.split()) for t in texts_b or [])
+    def count_tokens(self, rows):
+        return sum(len(text.split()) for column in rows.values() for text in column)
 
 
 worker.RUNNERS["predictor"] = FakeRunner

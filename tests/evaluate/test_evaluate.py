@@ -9,21 +9,24 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
-from bertwright.data.sources import Rows, load_rows
-from bertwright.errors import CheckpointError, UnknownLabelError, UsageError
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
+from bertwright.data.rows import Rows
+from bertwright.data.tokenise import EncodedRows, tokenise
+from bertwright.errors import CheckpointError, DataError, UnknownLabelError, UsageError
 from bertwright.evaluate import evaluate
 from bertwright.evaluate.evaluate import (
     EVALUATE_KEYS,
     confusion_counts,
     evaluate_model_dir,
-    sample_texts,
-    score_logits,
+    sample_rows,
     score_model_dir,
+    score_outputs,
 )
 from bertwright.evaluate.significance import bootstrap, bootstrap_interval
 from bertwright.models.task_model import build_task_model
 from bertwright.tasks import TASKS
-from bertwright.tasks.classify import Classify
+from bertwright.tasks.classify import Classify, softmax
 from tiny import tiny_encoder
 
 LABELS = ["bad", "fine", "good"]
@@ -62,8 +65,11 @@ def fixed_logits(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         def __init__(self, *args, **kwargs) -> None:
             pass
 
-        def logits(self, texts, texts_b=None):
-            assert list(texts) == TEXTS
+        def encode(self, rows):
+            assert rows.texts() == TEXTS
+            return tokenise(rows, tiny_encoder("bert")[1], max_length=32)
+
+        def logits_encoded(self, encoded):
             return logits
 
         def close(self) -> None:
@@ -73,18 +79,26 @@ def fixed_logits(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     return logits
 
 
+def encoded_with(labels: np.ndarray) -> EncodedRows:
+    rows = labelled([LABELS[i] for i in labels], ["good"] * len(labels))
+    return tokenise(rows.with_labels(LabelSet(tuple(LABELS))), tiny_encoder("bert")[1])
+
+
 def test_scores_agree_with_sklearn() -> None:
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 3, 200)
     logits = generator.normal(size=(200, 3)) + 1.5 * np.eye(3)[labels]
-    scores = score_logits(TASKS["classify"], logits, labels, tuple(LABELS), num_resamples=300)
+    encoded = encoded_with(labels)
+    scores = score_outputs(TASKS["classify"], logits, encoded, LABELS, num_resamples=300)
     predicted = logits.argmax(1)
     assert scores.score == pytest.approx((predicted == labels).mean())
     assert scores.metrics["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert scores.interval == bootstrap_interval(predicted == labels, num_resamples=300)
     assert scores.interval.low < scores.score < scores.interval.high
-    np.testing.assert_array_equal(scores.predictions, predicted)
-    np.testing.assert_array_equal(scores.correct, predicted == labels)
+    assert list(scores.answers) == [LABELS[i] for i in predicted]
+    assert list(scores.truths) == [LABELS[i] for i in labels]
+    assert scores.sureness[0] == pytest.approx(softmax(logits)[0].max())
+    np.testing.assert_array_equal(scores.judged.row_scores, predicted == labels)
     np.testing.assert_array_equal(
         confusion_counts(labels, predicted, 3), confusion_matrix(labels, predicted)
     )
@@ -94,10 +108,13 @@ def test_the_interval_is_of_the_primary_metric_whatever_it_is() -> None:
     class ByF1(Classify):
         primary = "macro_f1"
 
+        def row_scores(self, statistics):
+            return None
+
     generator = np.random.default_rng(2)
     labels = generator.integers(0, 3, 90)
     logits = generator.normal(size=(90, 3)) + np.eye(3)[labels]
-    scores = score_logits(ByF1(), logits, labels, tuple(LABELS), num_resamples=50)
+    scores = score_outputs(ByF1(), logits, encoded_with(labels), LABELS, num_resamples=50)
     expected = bootstrap(
         lambda z, y: f1_score(y, z.argmax(1), average="macro"), logits, labels, num_resamples=50
     )
@@ -113,7 +130,7 @@ def test_labels_are_matched_by_name(model_dir: Path, fixed_logits: np.ndarray) -
     some = ["good" if name == "good" else "fine" for name in predicted]
     scores = score_model_dir(model_dir, labelled(some))
     assert scores.score == np.mean([a == b for a, b in zip(some, predicted, strict=True)])
-    assert set(scores.labels) <= {1, 2}
+    assert set(scores.truths) <= {"fine", "good"}
 
 
 def test_unknown_labels_and_unlabelled_rows_are_refused(
@@ -122,7 +139,7 @@ def test_unknown_labels_and_unlabelled_rows_are_refused(
     with pytest.raises(UnknownLabelError, match="excellent"):
         score_model_dir(model_dir, labelled(["excellent"] + ["good"] * 6))
     rows = load_rows([{"text": t} for t in TEXTS], need_label=False)
-    with pytest.raises(UsageError, match="no labels"):
+    with pytest.raises(DataError, match="no labels"):
         score_model_dir(model_dir, rows)
     with pytest.raises(CheckpointError, match=r"bertwright\.json"):
         score_model_dir(tmp_path, labelled(["good"] * 7))
@@ -130,19 +147,21 @@ def test_unknown_labels_and_unlabelled_rows_are_refused(
     with pytest.raises(CheckpointError, match="task and labels"):
         score_model_dir(tmp_path, labelled(["good"] * 7))
     with pytest.raises(UsageError, match="no rows"):
-        score_logits(TASKS["classify"], np.zeros((0, 3)), np.zeros(0, dtype=int), tuple(LABELS))
+        empty = encoded_with(np.array([0])).select([])
+        score_outputs(TASKS["classify"], np.zeros((0, 3)), empty, LABELS)
 
 
-def test_sampled_texts_are_rows_drawn_once() -> None:
-    rows = labelled([LABELS[i % 3] for i in range(7)])
-    texts, texts_b = sample_texts(rows, 4, seed=1)
-    assert len(set(texts)) == 4 and set(texts) <= set(TEXTS) and texts_b is None
-    assert sample_texts(rows, 4, seed=1)[0] == texts
-    assert sample_texts(rows, 4, seed=2)[0] != texts
-    assert sample_texts(rows, None)[0] == TEXTS
+def test_sampled_rows_are_drawn_once_and_without_their_targets() -> None:
+    rows, task = labelled([LABELS[i % 3] for i in range(7)]), TASKS["classify"]
+    sample = sample_rows(rows, task, 4, seed=1)
+    assert list(sample) == ["text"]
+    assert len(set(sample["text"])) == 4 and set(sample["text"]) <= set(TEXTS)
+    assert sample_rows(rows, task, 4, seed=1) == sample
+    assert sample_rows(rows, task, 4, seed=2) != sample
+    assert sample_rows(rows, task, None)["text"] == TEXTS
     pairs = load_rows([{"text": t, "text_b": t.upper(), "label": "good"} for t in TEXTS])
-    texts, seconds = sample_texts(pairs, 3)
-    assert seconds == [t.upper() for t in texts]
+    sample = sample_rows(pairs, task, 3)
+    assert sample["text_b"] == [t.upper() for t in sample["text"]]
 
 
 def test_the_whole_road_gives_exactly_the_documented_keys(model_dir: Path) -> None:

@@ -18,9 +18,10 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from bertwright.errors import UsageError, WorkerError
 from bertwright.evaluate import measure
 from bertwright.evaluate.measure import Target, measure_targets, model_folder
-from bertwright.evaluate.worker import count_tokens, peak_memory_mb
+from bertwright.evaluate.worker import PipelineRunner, peak_memory_mb
 
 TEXTS = ["one two three", "four five", "six", "seven eight nine ten"]
+ROWS = {"text": TEXTS}
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 
@@ -52,7 +53,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list:
 
 def test_times_are_those_of_the_target(fake) -> None:
     slow, fast = measure_targets(
-        fake("sleep=0.02", "sleep=0.002"), TEXTS, threads=1, repeats=3, latency_rows=4
+        fake("sleep=0.02", "sleep=0.002"), ROWS, threads=1, repeats=3, latency_rows=4
     )
     assert slow.name == "0-sleep=0.02"
     assert 20 <= slow.latency_p50_ms < 100
@@ -69,16 +70,16 @@ def test_times_are_those_of_the_target(fake) -> None:
 
 def test_pairs_count_both_texts(fake) -> None:
     (measured,) = measure_targets(
-        fake("sleep=0.001"), TEXTS, ["a b"] * 4, threads=1, repeats=1, latency_rows=1
+        fake("sleep=0.001"), {**ROWS, "text_b": ["a b"] * 4}, threads=1, repeats=1, latency_rows=1
     )
     assert measured.throughput_tokens_s == pytest.approx(measured.throughput_texts_s * 18 / 4)
 
 
 def test_the_first_round_is_thrown_away(fake) -> None:
-    (measured,) = measure_targets(fake("warm=1.0"), TEXTS, repeats=1, latency_rows=1, threads=1)
+    (measured,) = measure_targets(fake("warm=1.0"), ROWS, repeats=1, latency_rows=1, threads=1)
     assert measured.throughput_texts_s > 10
     (cold,) = measure_targets(
-        fake("warm=1.0"), TEXTS, repeats=1, latency_rows=1, threads=1, warmup=0
+        fake("warm=1.0"), ROWS, repeats=1, latency_rows=1, threads=1, warmup=0
     )
     assert cold.throughput_texts_s < 5
 
@@ -86,7 +87,7 @@ def test_the_first_round_is_thrown_away(fake) -> None:
 def test_peak_memory_is_that_of_the_worker_alone(fake) -> None:
     ballast = bytearray(os.urandom(1)) * 300_000_000
     small, big = measure_targets(
-        fake("memory=1", "memory=200"), TEXTS, threads=1, repeats=1, latency_rows=1
+        fake("memory=1", "memory=200"), ROWS, threads=1, repeats=1, latency_rows=1
     )
     del ballast
     assert 150 < big.peak_memory_mb - small.peak_memory_mb < 260
@@ -94,7 +95,7 @@ def test_peak_memory_is_that_of_the_worker_alone(fake) -> None:
 
 
 def test_every_target_gets_the_same_threads(fake) -> None:
-    found = measure_targets(fake("threads", "threads"), TEXTS, threads=3, repeats=1, latency_rows=1)
+    found = measure_targets(fake("threads", "threads"), ROWS, threads=3, repeats=1, latency_rows=1)
     assert [m.precision for m in found] == ["3", "3"]
 
 
@@ -115,7 +116,7 @@ def test_others_are_stopped_while_one_is_measured(
 
     monkeypatch.setattr(measure._Worker, "_read_line", read_line)
     measure_targets(
-        fake("sleep=0.01", "sleep=0.01", "sleep=0.01"), TEXTS, threads=1, repeats=2, latency_rows=2
+        fake("sleep=0.01", "sleep=0.01", "sleep=0.01"), ROWS, threads=1, repeats=2, latency_rows=2
     )
     measuring = [states for doing, states in seen if doing == "throughput"]
     assert len(measuring) == 6
@@ -133,7 +134,7 @@ def test_turns_go_round(fake, monkeypatch: pytest.MonkeyPatch) -> None:
         return real(self, request)
 
     monkeypatch.setattr(measure._Worker, "ask", ask)
-    measure_targets(fake("s", "s", "s"), TEXTS, threads=1, repeats=3, latency_rows=3)
+    measure_targets(fake("s", "s", "s"), ROWS, threads=1, repeats=3, latency_rows=3)
     assert "".join(order) == "012120201"
 
 
@@ -144,14 +145,14 @@ def test_turns_go_round(fake, monkeypatch: pytest.MonkeyPatch) -> None:
         ("die=9", ["SIGKILL", "memory"]),
         ("exit=3", ["exit status 3"]),
         ("noload", ["ValueError: cannot load this", "load"]),
-        ("few", ["0 labels for 4 texts"]),
+        ("few", ["0 answers for 4 rows"]),
     ],
 )
 def test_a_failing_worker_is_a_worker_error(fake, workers, spec, words) -> None:
     targets = fake("sleep=0.001", spec)
     began = time.monotonic()
     with pytest.raises(WorkerError) as caught:
-        measure_targets(targets, TEXTS, threads=1, repeats=1, latency_rows=1)
+        measure_targets(targets, ROWS, threads=1, repeats=1, latency_rows=1)
     assert targets[1].name in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -162,14 +163,14 @@ def test_a_failing_worker_is_a_worker_error(fake, workers, spec, words) -> None:
 def test_a_hanging_worker_is_ended(fake, workers) -> None:
     began = time.monotonic()
     with pytest.raises(WorkerError, match="no answer within 2 s"):
-        measure_targets(fake("hang"), TEXTS, threads=1, repeats=1, latency_rows=1, timeout_s=2)
+        measure_targets(fake("hang"), ROWS, threads=1, repeats=1, latency_rows=1, timeout_s=2)
     assert time.monotonic() - began < 20
     _all_ended(workers, 1)
 
 
 def test_a_flood_on_stderr_blocks_nobody(fake) -> None:
     (measured,) = measure_targets(
-        fake("flood"), TEXTS, threads=1, repeats=1, latency_rows=1, timeout_s=20
+        fake("flood"), ROWS, threads=1, repeats=1, latency_rows=1, timeout_s=20
     )
     assert measured.repeats == 1
 
@@ -186,7 +187,8 @@ def ask(self, request):
     print(self.process.pid, flush=True)
     time.sleep(60)
 measure._Worker.ask = ask
-measure.measure_targets([measure.Target(name="a", path=Path({str(tmp_path)!r}), spec="s")], ["x"])
+target = measure.Target(name="a", path=Path({str(tmp_path)!r}), spec="s")
+measure.measure_targets([target], {{"text": ["x"]}})
 """
     parent = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -221,16 +223,16 @@ def _all_ended(workers: list, count: int) -> None:
 
 def test_useless_requests_are_refused_before_anything_starts(tmp_path: Path) -> None:
     target = Target(name="a", path=tmp_path)
-    for targets, texts, texts_b, options, words in (
-        ([], TEXTS, None, {}, "no targets"),
-        ([target], [], None, {}, "no texts"),
-        ([target, target], TEXTS, None, {}, "same name"),
-        ([target], TEXTS, ["x"], {}, "second texts"),
-        ([target], TEXTS, None, {"repeats": 0}, "repeats"),
-        ([target], TEXTS, None, {"latency_rows": 0}, "latency_rows"),
+    for targets, rows, options, words in (
+        ([], ROWS, {}, "no targets"),
+        ([target], {"text": []}, {}, "no rows"),
+        ([target, target], ROWS, {}, "same name"),
+        ([target], {**ROWS, "text_b": ["x"]}, {}, "different lengths"),
+        ([target], ROWS, {"repeats": 0}, "repeats"),
+        ([target], ROWS, {"latency_rows": 0}, "latency_rows"),
     ):
         with pytest.raises(UsageError, match=words):
-            measure_targets(targets, texts, texts_b, **options)
+            measure_targets(targets, rows, **options)
 
 
 def test_a_run_directory_is_its_model(tmp_path: Path) -> None:
@@ -289,12 +291,11 @@ def stock_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tokens_are_counted_without_padding_and_as_cut(stock_model: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(stock_model)
-    assert count_tokens(tokenizer, TEXTS, None, max_length=32) == 10 + 2 * 4
-    assert count_tokens(tokenizer, TEXTS, None, max_length=4) == 4 + 4 + 3 + 4
-    assert count_tokens(tokenizer, TEXTS, TEXTS, max_length=32) == 20 + 3 * 4
+    request = {"path": str(stock_model), "threads": 1, "max_length": 32, "batch_size": 2}
+    runner = PipelineRunner(request)
+    assert runner.count_tokens(ROWS) == 10 + 2 * 4
+    assert runner.count_tokens({**ROWS, "text_b": TEXTS}) == 20 + 3 * 4
+    assert PipelineRunner({**request, "max_length": 4}).count_tokens(ROWS) == 4 + 4 + 3 + 4
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -302,7 +303,11 @@ def test_the_baseline_is_transformers_own_pipeline(stock_model: Path, pairs: boo
     texts = [*TEXTS, " ".join(["six"] * 100)]  # longer than the model has positions
     target = Target(name="baseline", path=stock_model, kind="pipeline", max_length=16)
     (measured,) = measure_targets(
-        [target], texts, texts if pairs else None, threads=1, repeats=2, latency_rows=5
+        [target],
+        {"text": texts, **({"text_b": texts} if pairs else {})},
+        threads=1,
+        repeats=2,
+        latency_rows=5,
     )
     assert (measured.engine, measured.precision) == ("transformers", "fp32")
     tokens = (5 + 4 + 3 + 6 + 16) if not pairs else (9 + 7 + 5 + 11 + 16)

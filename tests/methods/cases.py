@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from bertwright.data.batching import collate
-from bertwright.data.schema import LabelSet
-from bertwright.data.sources import load_rows
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.models.task_model import TaskModel, build_task_model
 from bertwright.tasks import TASKS

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from bertwright.errors import ConfigError, UnsupportedFamilyError
 from bertwright.models.heads import ClassificationHead, HeadConfig, StockHead, build_head
 from bertwright.models.heads.stock import STOCK_FORMS, get_stock_form
+from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import ModelConfig
 from tiny import FAMILY_NAMES, tiny_encoder
 
@@ -88,7 +89,7 @@ def test_unknown_names_are_refused():
 def test_every_family_has_a_stock_head_of_finite_output(family):
     assert set(STOCK_FORMS) == set(FAMILY_NAMES)
     encoder, _ = tiny_encoder(family)
-    head = build_head(encoder.config, 3, HeadConfig()).eval()
+    head = build_head(encoder.config, Outputs(3), HeadConfig()).eval()
     assert isinstance(head, StockHead)
     logits = head(torch.randn(4, 32))
     assert logits.shape == (4, 3) and torch.isfinite(logits).all() and logits.abs().max() > 0
@@ -96,6 +97,6 @@ def test_every_family_has_a_stock_head_of_finite_output(family):
 
 def test_head_dropout_takes_the_place_of_the_familys_rate():
     encoder, _ = tiny_encoder("distilbert")
-    assert build_head(encoder.config, 2, HeadConfig()).dropout_after.p == 0.2
-    head = build_head(encoder.config, 2, HeadConfig(head_dropout=0.0))
+    assert build_head(encoder.config, Outputs(2), HeadConfig()).dropout_after.p == 0.2
+    head = build_head(encoder.config, Outputs(2), HeadConfig(head_dropout=0.0))
     assert (head.dropout_before.p, head.dropout_after.p) == (0.0, 0.0)

@@ -212,7 +212,7 @@ DAMAGES = {
     "newer": ("bertwright.json", lambda path: edit(path, format_version=99)),
     "no version": ("bertwright.json", lambda path: edit(path, format_version=None)),
     "no labels": ("bertwright.json", lambda path: edit(path, labels=[])),
-    "other labels": ("heads.safetensors", None),
+    "other labels": ("bertwright.json", lambda path: edit(path, labels=["a", "b"])),
     "surgery": ("bertwright.json", lambda path: edit(path, surgery=[{"op": "trepanation"}])),
     "head key": ("bertwright.json", lambda path: edit(path, head={"hat": 1})),
     "pooling": ("bertwright.json", lambda path: edit(path, pooling="max")),
@@ -226,10 +226,7 @@ def test_a_damaged_model_is_named(damage, tmp_path):
     model_dir = tmp_path / "m"
     tiny_model().save(model_dir)
     assert TaskModel.load(model_dir).labels == LABELS
-    if spoil is None:
-        edit(model_dir / "bertwright.json", labels=["a", "b"])
-    else:
-        spoil(model_dir / name)
+    spoil(model_dir / name)
     with pytest.raises(CheckpointError) as caught:
         TaskModel.load(model_dir)
     assert str(model_dir / name) in str(caught.value)

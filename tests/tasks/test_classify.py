@@ -1,15 +1,32 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bertwright.errors import UnknownChoiceError
 from bertwright.tasks import TASKS
 
+NO_INPUTS: Any = None
 TASK = TASKS["classify"]
+
+
+def loss_of(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return TASK.per_example_loss(logits, batch, nn.Identity())
+
+
+def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    return TASK.metrics(TASK.judge(logits, encoded_with(labels), {}))
+
+
+def encoded_with(labels: np.ndarray) -> Any:
+    """Return what `judge` looks at of encoded rows."""
+    return SimpleNamespace(label_ids=np.asarray(labels))
 
 
 def one_hot_logits(predicted: list[int], classes: int) -> np.ndarray:
@@ -20,25 +37,25 @@ def test_loss_is_the_cross_entropy_of_each_row_by_hand():
     logits = torch.tensor([[0.0, math.log(3.0)], [2.0, 2.0]])
     batch = {"labels": torch.tensor([1, 0])}
     expected = torch.tensor([-math.log(3 / 4), math.log(2)])
-    loss = TASK.per_example_loss(logits, batch)
+    loss = loss_of(logits, batch)
     assert loss.shape == (2,)
     torch.testing.assert_close(loss, expected)
-    wrong = TASK.per_example_loss(logits, {"labels": torch.tensor([0, 0])})
+    wrong = loss_of(logits, {"labels": torch.tensor([0, 0])})
     assert not torch.allclose(wrong, expected)
 
 
 def test_loss_of_bf16_logits_is_fp32():
     logits = torch.randn(4, 3, dtype=torch.bfloat16)
     labels = torch.tensor([0, 1, 2, 0])
-    loss = TASK.per_example_loss(logits, {"labels": labels})
+    loss = loss_of(logits, {"labels": labels})
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, TASK.per_example_loss(logits.float(), {"labels": labels}))
+    torch.testing.assert_close(loss, loss_of(logits.float(), {"labels": labels}))
 
 
 def test_loss_gradient_is_softmax_minus_one_hot():
     logits = torch.randn(3, 4, requires_grad=True)
     labels = torch.tensor([0, 3, 1])
-    TASK.per_example_loss(logits, {"labels": labels}).sum().backward()
+    loss_of(logits, {"labels": labels}).sum().backward()
     expected = logits.softmax(-1) - torch.nn.functional.one_hot(labels, 4)
     torch.testing.assert_close(logits.grad, expected.detach())
 
@@ -46,7 +63,7 @@ def test_loss_gradient_is_softmax_minus_one_hot():
 def test_metrics_by_hand():
     # class 0: tp 2 fp 1 fn 0 (F1 4/5); class 1: tp 1 fp 0 fn 1 (2/3); class 2 does not occur.
     labels = np.array([0, 0, 1, 1])
-    metrics = TASK.compute_metrics(one_hot_logits([0, 0, 0, 1], 3), labels)
+    metrics = score(one_hot_logits([0, 0, 0, 1], 3), labels)
     assert metrics["accuracy"] == 0.75
     assert metrics["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
     # Gorodkin: c=3, s=4, p=(3,1), t=(2,2): (12-8)/sqrt((16-10)(16-8))
@@ -57,32 +74,34 @@ def test_metrics_by_hand():
 
 def test_macro_f1_counts_a_class_that_is_predicted_but_never_right():
     # class 2 is predicted once, wrongly: F1 0 and it takes part in the mean.
-    metrics = TASK.compute_metrics(one_hot_logits([0, 2], 4), np.array([0, 0]))
+    metrics = score(one_hot_logits([0, 2], 4), np.array([0, 0]))
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_metrics_of_constant_predictions_are_finite_and_quiet():
-    metrics = TASK.compute_metrics(one_hot_logits([1, 1, 1], 2), np.array([0, 1, 0]))
+    metrics = score(one_hot_logits([1, 1, 1], 2), np.array([0, 1, 0]))
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["mcc"] == 0.0
 
 
-def test_metrics_refuse_no_rows():
-    with pytest.raises(ValueError, match="need rows"):
-        TASK.compute_metrics(np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
+def test_metrics_refuse_no_rows_and_judging_other_labels():
+    with pytest.raises(ValueError, match="rows"):
+        score(np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
+    with pytest.raises(ValueError, match="2 rows of logits, 1 labels"):
+        TASK.judge(np.zeros((2, 2)), encoded_with([0]), {})
 
 
-def test_correct_agrees_with_accuracy():
+def test_row_scores_average_to_the_accuracy():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 4, 50)
-    correct = TASK.correct(logits, labels)
-    assert correct.dtype == bool and 0 < correct.sum() < 50
-    assert correct.mean() == TASK.compute_metrics(logits, labels)["accuracy"]
+    scores = TASK.row_scores(TASK.judge(logits, encoded_with(labels), {}))
+    assert set(scores) == {0.0, 1.0} and len(scores) == 50
+    assert scores.mean() == score(logits, labels)["accuracy"]
 
 
 def test_decode_gives_label_score_and_the_top_five():
     logits = np.array([[0.0, math.log(2), 0.0, 0.0, 0.0, -9.0, -8.0]], dtype=np.float32)
-    (answer,) = TASK.decode(logits, list("abcdefg"))
+    (answer,) = TASK.decode(logits, NO_INPUTS, list("abcdefg"), {})
     total = 6 + math.exp(-9) + math.exp(-8)
     assert answer["label"] == "b"
     assert answer["score"] == pytest.approx(2 / total, rel=1e-6)
@@ -92,9 +111,9 @@ def test_decode_gives_label_score_and_the_top_five():
 
 
 def test_decode_survives_large_logits_and_no_rows():
-    (answer,) = TASK.decode(np.array([[1e4, 0.0]], dtype=np.float32), ["x", "y"])
+    (answer,) = TASK.decode(np.array([[1e4, 0.0]], dtype=np.float32), NO_INPUTS, ["x", "y"], {})
     assert answer["score"] == 1.0
-    assert TASK.decode(np.zeros((0, 2)), ["x", "y"]) == []
+    assert TASK.decode(np.zeros((0, 2)), NO_INPUTS, ["x", "y"], {}) == []
 
 
 def test_unknown_task_names_the_known_ones():
@@ -104,7 +123,7 @@ def test_unknown_task_names_the_known_ones():
 
 def test_a_single_class_has_no_correlation_and_no_warning():
     logits = np.array([[3.0, 1.0], [2.0, 0.0]])
-    assert TASKS["classify"].compute_metrics(logits, np.array([0, 0])) == {
+    assert score(logits, np.array([0, 0])) == {
         "accuracy": 1.0,
         "macro_f1": 1.0,
         "mcc": 0.0,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bertwright.data.sources import load_rows
+from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
 from tiny import tiny_encoder, tiny_tokenizer

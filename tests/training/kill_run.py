@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bertwright.data.sources import load_rows
+from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.models.task_model import build_task_model
 from bertwright.tasks import TASKS

@@ -57,6 +57,6 @@ def test_no_rows_and_no_labels_are_errors(make_rows, make_model):
     with pytest.raises(DataError, match="no rows"):
         evaluate_model(make_model(), rows.select([]), TASK)
     rows = make_rows(20)
-    rows.label_ids = None
+    rows = rows.without_targets()
     with pytest.raises(DataError, match="no labels"):
         evaluate_model(make_model(), rows, TASK)

@@ -427,7 +427,7 @@ def test_frozen_parts_stay_as_they_were(make_rows, make_model, tmp_path):
 
 def test_rows_without_labels_are_refused(make_rows, make_model, tmp_path):
     rows = make_rows(16)
-    rows.label_ids = None
+    rows = rows.without_targets()
     with pytest.raises(DataError, match="no labels"):
         train(make_model(), rows, None, task=TASK, config=options(), run_dir=tmp_path)
 

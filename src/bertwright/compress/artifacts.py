@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bertwright.data.sources import Rows
+from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.artifact import ARTIFACT_FILE, Artifact, hash_model
 from bertwright.engines.base import EngineSpec, available_engines
 from bertwright.engines.compile import compile_model
 from bertwright.errors import ArtifactError, ParityError, UsageError
-from bertwright.evaluate.evaluate import Scores, score_logits, score_model_dir
+from bertwright.evaluate.evaluate import Scores, make_scores, score_model_dir
+from bertwright.evaluate.judged import Judged
 from bertwright.progress import console
 from bertwright.tasks import TASKS
 
@@ -164,7 +166,7 @@ def _compile_once(
 def score_artifact(
     artifact_dir: Path, rows: Rows, spec: EngineSpec, record: Path, threads: int | None
 ) -> Scores:
-    """Score an artifact or model folder; its logits are kept in `record` and read from there."""
+    """Score an artifact or model folder; its answers are kept in `record`."""
     key = f"{_model_hash(artifact_dir)} {spec} {rows.fingerprint}"
     scores = _read_scores(record, key)
     if scores is None:
@@ -174,8 +176,10 @@ def score_artifact(
             temporary,
             key=key,
             task=scores.task,
-            logits=scores.logits,
-            labels=scores.labels,
+            statistics=scores.judged.statistics,
+            answers=scores.answers,
+            truths=scores.truths,
+            sureness=np.array(scores.sureness, dtype=float),
             names=scores.label_names,
         )
         temporary.replace(record)
@@ -189,8 +193,14 @@ def _read_scores(record: Path, key: str) -> Scores | None:
     with np.load(record) as kept:
         if str(kept["key"]) != key:
             return None
-        task = TASKS[str(kept["task"])]
-        return score_logits(task, kept["logits"], kept["labels"], tuple(kept["names"].tolist()))
+        sureness = kept["sureness"].tolist()
+        return make_scores(
+            Judged(TASKS[str(kept["task"])], kept["statistics"]),
+            answers=kept["answers"].tolist(),
+            truths=kept["truths"].tolist(),
+            sureness=[None if math.isnan(sure) else sure for sure in sureness],
+            label_names=kept["names"].tolist(),
+        )
 
 
 def _model_hash(folder: Path) -> str:

@@ -16,14 +16,15 @@ from bertwright.compress.artifacts import (
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.measuring import measure_beside_baseline
 from bertwright.compress.record import BASELINE, TEACHER, candidate_record, test_record
-from bertwright.data.sources import Rows
+from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.base import EngineSpec
 from bertwright.errors import ParityError, UnsupportedRoleError
-from bertwright.evaluate.evaluate import Scores, evaluation_record, sample_texts
+from bertwright.evaluate.evaluate import Scores, evaluation_record, sample_rows
 from bertwright.evaluate.measure import Target
 from bertwright.models.export import export_transformers
 from bertwright.progress import console
+from bertwright.tasks import Task
 
 __all__ = ["REFERENCE", "Bench", "SearchRows", "baseline_target"]
 
@@ -44,6 +45,7 @@ class SearchRows:
 class Bench:
     """Compiles, scores and measures, always with the same rows and options."""
 
+    task: Task
     teacher_dir: Path
     baseline: Target
     rows: SearchRows
@@ -77,13 +79,12 @@ class Bench:
         self, compiled: Sequence[CompiledModel]
     ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, str]]:
         """Return the candidates as frontier.json has them, the baseline, and what failed."""
-        texts, texts_b = sample_texts(self.rows.dev, self.config.measure_rows)
+        sample = sample_rows(self.rows.dev, self.task, self.config.measure_rows)
         targets = [Target(name=c.name, path=c.artifact_dir, spec=str(c.spec)) for c in compiled]
         measured = measure_beside_baseline(
             self.baseline,
             targets,
-            texts,
-            texts_b,
+            sample,
             threads=self.threads,
             repeats=self.config.repeats,
             latency_rows=self.config.latency_rows,

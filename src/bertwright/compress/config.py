@@ -42,7 +42,8 @@ class SearchConfig:
     slice_rows: int = 500
     """Dev rows on which half-trained students are compared."""
     seeds: int = 1
-    """Seeds for each kind of student at the chosen depth; more show what is chance."""
+    """Seeds for each kind of student at the chosen depth (the best student's, where the teacher is
+    chosen); more show what is chance."""
     tolerance_points: float = 0.5
     """Most points (hundredths) of the score that int8 may cost a model; beyond, it is repaired or
     refused."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from bertwright.compress.candidates import StudentPlan
+from bertwright.evaluate.judged import Judged
 
 __all__ = ["choose_dropped"]
 
-NUM_RESAMPLES = 1000
-
 
 def choose_dropped(
-    correct: Mapping[StudentPlan, np.ndarray], *, level: float = 0.99, seed: int = 0
+    judged: Mapping[StudentPlan, Judged], *, level: float = 0.99, seed: int = 0
 ) -> dict[StudentPlan, str]:
     """Return the half-trained students to drop, each with the reason.
 
@@ -24,36 +21,28 @@ def choose_dropped(
     are never dropped: they are what the rest is compared with.
 
     Args:
-        correct: for each student, bool[N]: which rows of the dev slice it got right. All of the
-            same rows in the same order.
+        judged: for each student, its answers to the dev slice. All of the same rows in the same
+            order.
         level: confidence asked of "better"; high, because many pairs are compared.
         seed: of the bootstrap.
     """
-    rng = np.random.default_rng(seed)
     dropped: dict[StudentPlan, str] = {}
-    for plan in sorted(correct):
+    scores = {plan: answers.score for plan, answers in judged.items()}
+    for plan in sorted(judged):
         if plan.method == "control":
             continue
-        peers = [p for p in correct if p.layers == plan.layers and p.method != "control"]
-        ranked = sorted(peers, key=lambda p: (-correct[p].mean(), p))
+        peers = [p for p in judged if p.layers == plan.layers and p.method != "control"]
+        ranked = sorted(peers, key=lambda p: (-scores[p], p))
         safe = ranked[: (len(ranked) + 1) // 2]
-        rivals = [p for p in correct if p.layers <= plan.layers and p != plan and p not in dropped]
+        rivals = [p for p in judged if p.layers <= plan.layers and p != plan and p not in dropped]
         if plan in safe:
             rivals = [p for p in rivals if p.layers < plan.layers]
-        for rival in sorted(rivals, key=lambda p: (-correct[p].mean(), p)):
-            bound = _lower_bound_of_difference(correct[rival], correct[plan], level, rng)
-            if bound > 0:
+        for rival in sorted(rivals, key=lambda p: (-scores[p], p)):
+            lead = judged[rival].lead_over(judged[plan], level=level, seed=seed)
+            if lead > 0:
                 dropped[plan] = (
-                    f"at half of its training {correct[plan].mean():.1%} on {len(correct[plan])} "
-                    f"dev rows; {rival.name}, which costs no more, had {correct[rival].mean():.1%}"
+                    f"at half of its training {scores[plan]:.1%} on {len(judged[plan])} dev rows; "
+                    f"{rival.name}, which costs no more, had {scores[rival]:.1%}"
                 )
                 break
     return dropped
-
-
-def _lower_bound_of_difference(
-    better: np.ndarray, worse: np.ndarray, level: float, rng: np.random.Generator
-) -> float:
-    difference = better.astype(np.float64) - worse.astype(np.float64)
-    picks = rng.integers(0, len(difference), size=(NUM_RESAMPLES, len(difference)))
-    return float(np.quantile(difference[picks].mean(axis=1), 1 - level))

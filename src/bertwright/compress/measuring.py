@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bertwright.errors import WorkerError
 from bertwright.evaluate.measure import Measurement, Target, measure_targets
@@ -30,8 +31,7 @@ class Measured:
 def measure_beside_baseline(
     baseline: Target,
     targets: Sequence[Target],
-    texts: Sequence[str],
-    texts_b: Sequence[str] | None,
+    rows: Mapping[str, Sequence[Any]],
     *,
     threads: int | None,
     repeats: int,
@@ -45,8 +45,7 @@ def measure_beside_baseline(
     Args:
         baseline: what speed-ups are a multiple of.
         targets: what to measure; names must differ.
-        texts: see `measure_targets`, as is the rest.
-        texts_b: second texts of pairs, or None.
+        rows: see `measure_targets`, as is the rest.
         threads: of every process.
         repeats: rounds.
         latency_rows: rows answered one by one.
@@ -64,11 +63,11 @@ def measure_beside_baseline(
         try:
             beside, *others = measure_targets(
                 [baseline, *group],
-                texts,
-                texts_b,
+                rows,
                 threads=threads,
                 repeats=repeats,
                 latency_rows=latency_rows,
+                title=f"measure, {len(measurements) + len(failed)} of {len(targets)} done",
             )
         except WorkerError as error:
             if not group:

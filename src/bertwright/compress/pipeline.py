@@ -37,7 +37,7 @@ from bertwright.compress.students import (
     train_half,
     train_whole,
 )
-from bertwright.data.sources import Rows
+from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import EngineSpec
 from bertwright.errors import NonFiniteLossError, WorkerError
@@ -48,6 +48,7 @@ from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
 from bertwright.registry import parse_method_spec
+from bertwright.tasks import TASKS
 from bertwright.training.config import TrainingConfig
 
 __all__ = ["SearchResult", "SearchRows", "search"]
@@ -109,6 +110,7 @@ def search(
     )
     baseline, note = baseline_target(teacher_dir, teacher.max_length, out / "artifacts")
     bench = Bench(
+        task=TASKS[teacher.task],
         teacher_dir=teacher_dir,
         baseline=baseline,
         rows=rows,
@@ -131,9 +133,10 @@ def search(
     tried.measure(bench)
     choice = choose_candidate(_asked_for(tried.candidates, specs), budget, config.prefer)
     chosen = next(c for c in tried.compiled if c.name == choice.name)
-    if chosen.method != TEACHER and config.seeds > 1:
+    model = _student_to_repeat(tried, chosen)
+    if model is not None and config.seeds > 1:
         console.rule("other seeds", align="left")
-        _try_other_seeds(tried, chosen, context, config, bench)
+        _try_other_seeds(tried, model, context, config, bench)
 
     tests = bench.test_scores(tried.compiled, chosen.spec)
     candidates = [c | tests.get(c["name"], {}) for c in tried.candidates]
@@ -194,19 +197,24 @@ def _train_students(
     """Train all by half, drop the hopeless, train the rest to the end. Cheap ones first."""
     dropped: dict[StudentPlan, str] = {}
     if config.halving and len(plans) > 1:
-        count = min(config.slice_rows, len(context.dev_rows))
-        picks = np.random.default_rng(0).choice(len(context.dev_rows), count, replace=False)
-        slice_rows = context.dev_rows.select(np.sort(picks))
-        correct = {}
+        slice_rows = _draw_rows(context.dev_rows, config.slice_rows)
+        judged = {}
         for plan in plans:
             try:
-                correct[plan] = train_half(plan, context, slice_rows)
+                judged[plan] = train_half(plan, context, slice_rows)
             except NonFiniteLossError as error:
                 dropped[plan] = error.message
-        dropped |= choose_dropped(correct)
+        dropped |= choose_dropped(judged)
         for plan, why in dropped.items():
             console.print(f"[yellow]{plan.name} dropped:[/] {why}")
     return _train_rest([p for p in plans if p not in dropped], context, dropped), dropped
+
+
+def _draw_rows(encoded: EncodedRows, count: int) -> EncodedRows:
+    """Return so many rows drawn at random, each with all of its features."""
+    numbers = np.unique(encoded.row_numbers)
+    drawn = np.random.default_rng(0).choice(numbers, min(count, len(numbers)), replace=False)
+    return encoded.select(np.flatnonzero(np.isin(encoded.row_numbers, drawn)))
 
 
 def _train_rest(
@@ -222,17 +230,25 @@ def _train_rest(
     return students
 
 
+def _student_to_repeat(tried: _Tried, chosen: CompiledModel) -> CompiledModel | None:
+    """Return the chosen student; if it is the teacher, the best student in the same engine."""
+    if chosen.method != TEACHER:
+        return chosen
+    students = [m for m in tried.compiled if m.method != TEACHER and m.spec == chosen.spec]
+    return max(students, key=lambda model: model.scores.score, default=None)
+
+
 def _try_other_seeds(
     tried: _Tried,
-    chosen: CompiledModel,
+    model: CompiledModel,
     context: StudentContext,
     config: SearchConfig,
     bench: Bench,
 ) -> None:
-    """Train every kind of student at the chosen depth again with other seeds, and measure them."""
+    """Train every kind of student of the model's depth again with other seeds, and measure them."""
     first = context.training.seed
     plans = [
-        StudentPlan(chosen.layers, method, seed)
+        StudentPlan(model.layers, method, seed)
         for seed in range(first + 1, first + config.seeds)
         for method in config.student_methods
     ]
@@ -240,7 +256,7 @@ def _try_other_seeds(
     students = _train_rest(plans, context, dropped)
     tried.left_out |= {plan.name: why for plan, why in dropped.items()}
     tried.students += students
-    tried.compile(list(map(_to_compile, students)), [chosen.spec], bench)
+    tried.compile(list(map(_to_compile, students)), [model.spec], bench)
     tried.measure(bench)
 
 
@@ -256,7 +272,8 @@ def _asked_for(
 
 
 def _encode(rows: Rows, teacher: TaskModel) -> EncodedRows:
-    return tokenise(rows, teacher.tokenizer, max_length=teacher.max_length)
+    encoder = TASKS[teacher.task].encoder
+    return tokenise(rows, teacher.tokenizer, encoder=encoder, max_length=teacher.max_length)
 
 
 def _to_compile(student: TrainedStudent) -> ModelToCompile:

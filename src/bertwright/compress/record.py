@@ -11,10 +11,9 @@ import numpy as np
 
 from bertwright.compress.artifacts import CompiledModel
 from bertwright.compress.students import TrainedStudent
-from bertwright.data.sources import Rows
+from bertwright.data.rows import Rows
 from bertwright.evaluate.evaluate import Scores, confusion_counts, evaluation_record
 from bertwright.evaluate.measure import Measurement
-from bertwright.evaluate.significance import kept_interval, mcnemar_exact
 
 __all__ = ["BASELINE", "TEACHER", "candidate_record", "report_extras", "test_record"]
 
@@ -26,7 +25,8 @@ def candidate_record(
     compiled: CompiledModel, measured: Measurement, speedup: float, reference: Scores
 ) -> dict[str, Any]:
     """Return a candidate as frontier.json has it; kept is a share of the reference's score."""
-    kept = kept_interval(compiled.scores.correct, reference.correct)
+    judged = compiled.scores.judged
+    kept = judged.kept_of(reference.judged)
     return {
         "name": compiled.name,
         "method": compiled.method,
@@ -37,24 +37,24 @@ def candidate_record(
         "kept": kept.score,
         "kept_low": kept.low,
         "kept_high": kept.high,
-        "p_value": mcnemar_exact(compiled.scores.correct, reference.correct).p,
+        "p_value": judged.p_value_against(reference.judged),
         "speedup": speedup,
     }
 
 
 def test_record(scores: Scores, reference: Scores) -> dict[str, Any]:
     """Return what frontier.json has of a candidate's scores on the test rows."""
-    kept = kept_interval(scores.correct, reference.correct)
+    kept = scores.judged.kept_of(reference.judged)
     return {
         "test_score": scores.score,
         "test_score_low": scores.interval.low,
         "test_score_high": scores.interval.high,
         "test_metrics": dict(scores.metrics),
-        "test_num_rows": len(scores.labels),
+        "test_num_rows": len(scores),
         "test_kept": kept.score,
         "test_kept_low": kept.low,
         "test_kept_high": kept.high,
-        "test_p_value": mcnemar_exact(scores.correct, reference.correct).p,
+        "test_p_value": scores.judged.p_value_against(reference.judged),
     }
 
 
@@ -70,22 +70,13 @@ def report_extras(
     Training curves by student, confusion counts of the teacher and the chosen model, and the dev
     rows on which these two differ.
     """
-    names = reference.label_names
     curves = {s.plan.name: _read_curve(s.metrics_file) for s in students}
     teacher_curve = teacher_dir.parent / "metrics.jsonl"
     if teacher_curve.exists():
         curves = {TEACHER: _read_curve(teacher_curve), **curves}
     return {
         "curves": curves,
-        "confusion": {
-            "labels": list(names),
-            "teacher": confusion_counts(
-                reference.labels, reference.predictions, len(names)
-            ).tolist(),
-            "chosen": confusion_counts(
-                chosen.scores.labels, chosen.scores.predictions, len(names)
-            ).tolist(),
-        },
+        "confusion": _confusion(reference, chosen.scores),
         "disagreements": _disagreements(dev, reference, chosen.scores),
     }
 
@@ -94,29 +85,40 @@ def _read_curve(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:
-    """Return the dev rows on which the teacher and the chosen model give different labels."""
+def _confusion(reference: Scores, chosen: Scores) -> dict[str, Any] | None:
+    """Return counts [C,C] of true and given labels of both; None where answers are not labels."""
     names = reference.label_names
-    rows = np.flatnonzero(reference.predictions != chosen.predictions)
-    sure_t, sure_s = _confidence(reference.logits), _confidence(chosen.logits)
+    ids = {name: index for index, name in enumerate(names)}
+    if not names or not all(words in ids for words in (*reference.truths, *reference.answers)):
+        return None
+
+    def counts(scores: Scores) -> list[list[int]]:
+        truths, answers = (
+            np.array([ids[words] for words in column]) for column in (scores.truths, scores.answers)
+        )
+        return confusion_counts(truths, answers, len(names)).tolist()
+
+    return {"labels": list(names), "teacher": counts(reference), "chosen": counts(chosen)}
+
+
+def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:
+    """Return the dev rows on which the teacher and the chosen model give different answers."""
+    pairs = zip(reference.answers, chosen.answers, strict=True)
+    rows = [row for row, (theirs, own) in enumerate(pairs) if theirs != own]
     part = dev.select(rows)
-    texts, texts_b = part.texts(), part.texts_b()
+    shown = part.columns(reference.judged.task.shown)
+    texts, texts_b = next(iter(shown.values())), shown.get("text_b")
     found = []
-    for place, row in enumerate(rows.tolist()):
+    for place, row in enumerate(rows):
         entry = {
             "text": texts[place],
-            "label": names[int(reference.labels[row])],
-            "teacher": names[int(reference.predictions[row])],
-            "chosen": names[int(chosen.predictions[row])],
-            "teacher_score": float(sure_t[row]),
-            "chosen_score": float(sure_s[row]),
+            "label": reference.truths[row],
+            "teacher": reference.answers[row],
+            "chosen": chosen.answers[row],
+            "teacher_score": reference.sureness[row],
+            "chosen_score": chosen.sureness[row],
         }
         if texts_b is not None:
             entry["text_b"] = texts_b[place]
         found.append(entry)
     return found
-
-
-def _confidence(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted.max(axis=-1) / shifted.sum(axis=-1)

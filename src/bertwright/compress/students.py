@@ -17,6 +17,7 @@ import numpy as np
 
 from bertwright.compress.candidates import StudentPlan
 from bertwright.data.tokenise import EncodedRows
+from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
@@ -74,32 +75,33 @@ class TrainedStudent:
     steps: int
 
 
-def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRows) -> np.ndarray:
-    """Train a student for half of its steps; return which rows of the slice it gets right, [N].
+def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRows) -> Judged:
+    """Train a student for half of its steps; return its answers to the slice, judged.
 
     Done before (by this search, killed and resumed), it is only read.
     """
     folder = context.folder_of(plan)
-    record = folder / "half.npy"
+    record = folder / "half-statistics.npy"
+    task = TASKS[context.teacher.task]
     if record.exists():
-        return np.load(record)
+        return Judged(task, np.load(record))
     console.print(f"[bold]{plan.name}[/]: first half")
     half, _ = _TRAINERS[plan.method](plan, context, True)
-    _, logits = evaluate_model(half, slice_rows, TASKS[half.task])
-    labels = slice_rows.label_ids
-    assert labels is not None
-    correct = TASKS[half.task].correct(logits, labels)
-    temporary = folder / "half.tmp.npy"
-    np.save(temporary, correct)
+    _, logits = evaluate_model(half, slice_rows, task)
+    judged = Judged(task, task.judge(logits, slice_rows, task.tune(half, logits, slice_rows)))
+    temporary = folder / "half-statistics.tmp.npy"
+    np.save(temporary, judged.statistics)
     temporary.replace(record)
-    return correct
+    return judged
 
 
 def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
     """Train a student to the end, going on from its first half if there is one, and save it."""
     folder = context.folder_of(plan)
     record = folder / "student.json"
-    if not record.exists():
+    if record.exists():
+        console.print(f"[bold]{plan.name}[/]: trained before")
+    else:
         began = time.monotonic()
         console.print(f"[bold]{plan.name}[/]: to the end")
         model, result = _TRAINERS[plan.method](plan, context, False)
@@ -174,6 +176,7 @@ def _train_control(
         max_length=teacher.max_length,
         seed=plan.seed,
         tokenizer=teacher.tokenizer,
+        outputs=teacher.outputs,
     )
     depth = get_roles(base.encoder).num_layers
     student = copy_with_layers(base, choose_layers(depth, plan.layers, "uniform"))

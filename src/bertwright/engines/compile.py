@@ -6,6 +6,7 @@ does not is repaired by sparing parts of the model, or refused.
 
 from __future__ import annotations
 
+import functools
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bertwright.data.batching import collate
+from bertwright.data.gather import Gathered
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.artifact import (
     ARTIFACT_FILE,
@@ -37,10 +39,11 @@ from bertwright.engines.parity import (
     ParityBatches,
     as_arrays,
     encoded_batches,
+    label_agreement,
     measure_parity,
     random_parity_batches,
+    real_outputs,
     real_parity_batches,
-    run_all,
 )
 from bertwright.engines.repair import Trial, repair
 from bertwright.engines.torch_engine import TorchSession
@@ -55,7 +58,7 @@ from bertwright.errors import (
 from bertwright.files import atomic_dir, cache_dir, read_json
 from bertwright.models.encoder import find_model_dir, quiet_transformers
 from bertwright.models.task_model import TaskModel
-from bertwright.tasks import TASKS
+from bertwright.tasks import TASKS, Task
 
 __all__ = ["Artifact", "compile_model", "find_folder", "find_spec", "open_session", "read_manifest"]
 
@@ -148,19 +151,20 @@ def compile_model(
     return Artifact.load(out_dir)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Judge:
     """What answers are compared with: torch's logits, and labels."""
 
     batches: ParityBatches
     reference: TorchSession
-    task: str
+    task: Task
+    decoding: Mapping[str, Any]
     score_batches: Sequence[Batch]
-    labels: np.ndarray
-    score_t: float
-    """Torch's score in points."""
-    rows: str
-    """"dev", or "parity" when torch's own labels stand in for true ones."""
+    order: Sequence[np.ndarray]
+    """Which features each batch holds."""
+    dev: EncodedRows | None
+    outputs_t: Sequence[np.ndarray]
+    """Torch's outputs of each batch."""
 
     @classmethod
     def prepare(
@@ -174,28 +178,36 @@ class _Judge:
         real = parity is not None and len(parity) > 0
         batches = real_parity_batches(parity) if real else random_parity_batches(model)  # type: ignore[arg-type]
         if dev is not None and len(dev) > 0:
-            labels_all = _labels_of(dev, model)
+            _check_labels(dev, model)
             plan = list(
                 encoded_batches(
                     dev, batch_tokens=_SCORE_BATCH_TOKENS, batch_size=32, pad_multiple=8
                 )
             )
-            labels = np.concatenate([labels_all[positions] for positions, _ in plan])
-            score_batches = [batch for _, batch in plan]
-            logits = run_all(reference, score_batches)
+            order = [positions for positions, _ in plan]
+            score_batches: Sequence[Batch] = [batch for _, batch in plan]
         else:
-            score_batches = batches.padded
-            logits = run_all(reference, score_batches)
-            labels = logits.argmax(axis=-1)
+            dev, order, score_batches = None, [], batches.padded
         return cls(
             batches=batches,
             reference=reference,
-            task=model.task,
+            task=TASKS[model.task],
+            decoding=model.decoding,
             score_batches=score_batches,
-            labels=labels,
-            score_t=_score(model.task, logits, labels),
-            rows="dev" if dev is not None and len(dev) > 0 else "parity",
+            order=order,
+            dev=dev,
+            outputs_t=[reference(**batch) for batch in score_batches],
         )
+
+    @property
+    def rows(self) -> str:
+        """Is "dev", or "parity" where agreement with torch stands in for a score."""
+        return "parity" if self.dev is None else "dev"
+
+    @functools.cached_property
+    def score_t(self) -> float:
+        """Torch's score in points."""
+        return self._score_of(self.outputs_t)
 
     def allowed_points(self, tolerance_points: float) -> float:
         """Return how many points may be lost."""
@@ -205,26 +217,34 @@ class _Judge:
 
     def score(self, session: Session) -> float:
         """Return the session's score in points."""
-        logits = np.concatenate(list(session.run_many(self.score_batches)))
-        if not np.isfinite(logits).all():
+        return self._score_of(list(session.run_many(self.score_batches)))
+
+    def _score_of(self, outputs: Sequence[np.ndarray]) -> float:
+        found = self._real(outputs)
+        if not np.isfinite(found).all():
             return float("-inf")
-        return _score(self.task, logits, self.labels)
+        if self.dev is None:
+            return 100.0 * label_agreement(self._real(self.outputs_t), found)
+        gathered = Gathered(len(self.dev))
+        for positions, logits, batch in zip(self.order, outputs, self.score_batches, strict=True):
+            gathered.add(positions, logits, batch["attention_mask"])
+        task, in_order = self.task, gathered.in_order()
+        return 100.0 * task.metrics(task.judge(in_order, self.dev, self.decoding))[task.primary]
+
+    def _real(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
+        pairs = zip(outputs, self.score_batches, strict=True)
+        return np.concatenate([real_outputs(logits, batch) for logits, batch in pairs])
 
 
-def _score(task_name: str, logits: np.ndarray, labels: np.ndarray) -> float:
-    task = TASKS[task_name]
-    return 100.0 * task.compute_metrics(logits, labels)[task.primary]
-
-
-def _labels_of(dev: EncodedRows, model: TaskModel) -> np.ndarray:
-    if dev.label_ids is None or dev.labels is None:
+def _check_labels(dev: EncodedRows, model: TaskModel) -> None:
+    if not dev.targets:
         raise UsageError("the rows to score int8 on have no labels", hint="give labelled --data")
-    if list(dev.labels.names) != list(model.labels):
+    names = [] if dev.labels is None else list(dev.labels.names)
+    if names != list(model.labels):
         raise UsageError(
             "the rows to score int8 on have other labels than the model",
             hint="read them with the model's own label list",
         )
-    return np.asarray(dev.label_ids)
 
 
 @dataclass(frozen=True)
@@ -307,8 +327,8 @@ def _describe(
         parity=outcome.parity.to_json(),
         score={
             "rows": judge.rows,
-            "num_rows": len(judge.labels),
-            "metric": TASKS[judge.task].primary,
+            "num_rows": sum(len(batch["input_ids"]) for batch in judge.score_batches),
+            "metric": judge.task.primary,
             "torch": judge.score_t / 100,
             "engine": outcome.score / 100,
             "drop_points": trial.drop_points,
@@ -428,6 +448,7 @@ def read_manifest(path: str | Path) -> Mapping[str, Any]:
     file = find_folder(path) / MANIFEST_FILE
     try:
         facts = read_json(file)
-        return {key: facts[key] for key in ("task", "labels", "max_length")}
+        known = {key: facts[key] for key in ("task", "labels", "max_length")}
+        return {**known, "decoding": facts.get("decoding", {})}
     except (BertwrightError, KeyError, TypeError) as error:
         raise ArtifactError(f"{file} is missing or damaged: {error}") from error

@@ -21,8 +21,10 @@ __all__ = [
     "as_arrays",
     "compare_logits",
     "encoded_batches",
+    "label_agreement",
     "measure_parity",
     "random_parity_batches",
+    "real_outputs",
     "real_parity_batches",
     "run_all",
 ]
@@ -134,14 +136,30 @@ def compare_logits(reference: np.ndarray, logits: np.ndarray) -> dict[str, float
     return {
         "max_abs": float(np.abs(error).max()),
         "mean_abs": float(np.abs(error).mean()),
-        "label_agreement": float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+        "label_agreement": label_agreement(reference, logits),
         "snr_db": float(snr),
     }
 
 
+def label_agreement(reference: np.ndarray, logits: np.ndarray) -> float:
+    """Return the share of rows [N, C] with the same largest output.
+
+    Of a single output (C = 1) it is the share of its variance that is the same, 0 at least.
+    """
+    if reference.shape[-1] > 1:
+        return float((logits.argmax(-1) == reference.argmax(-1)).mean())
+    noise = float(np.square(logits - reference, dtype=float).mean())
+    return max(0.0, 1 - noise / max(float(reference.var()), 1e-30))
+
+
 def run_all(run: Run, batches: Iterable[Batch]) -> np.ndarray:
-    """Return the logits of all rows of the batches, [N, C]."""
-    return np.concatenate([run(**batch) for batch in batches])
+    """Return the logits of all rows, or real tokens, of the batches, [N, C]."""
+    return np.concatenate([real_outputs(run(**batch), batch) for batch in batches])
+
+
+def real_outputs(logits: np.ndarray, batch: Batch) -> np.ndarray:
+    """Return [B, C] as it is, and of [B, L, C] the real tokens one after the other, [N, C]."""
+    return logits if logits.ndim == 2 else logits[batch["attention_mask"].astype(bool)]
 
 
 def measure_parity(reference: Run, run: Run, batches: ParityBatches) -> Parity:

@@ -5,19 +5,24 @@ Shapes: N rows, B batch, L length, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from bertwright.data.batching import pad_batch, plan_batches
-from bertwright.data.tokenise import EncodedRows, TokenBatch, encode_texts, uses_token_types
+from bertwright.data.batching import collate, pad_batch, plan_batches
+from bertwright.data.encode import Features, Inputs, uses_token_types
+from bertwright.data.gather import Gathered, RowOutputs
+from bertwright.data.rows import Rows
+from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import Batch, EngineSpec, Session
 from bertwright.engines.compile import find_folder, find_spec, open_session, read_manifest
-from bertwright.engines.parity import encoded_batches
+from bertwright.engines.parity import as_arrays
 from bertwright.errors import ArtifactError, UsageError
 from bertwright.models.encoder import load_tokenizer
 from bertwright.progress import Progress
@@ -69,13 +74,16 @@ class Predictor:
         self.task: Task = TASKS[facts["task"]]
         self.labels = [str(label) for label in facts["labels"]]
         self.max_length = int(facts["max_length"])
+        self.decoding: Mapping[str, Any] = facts["decoding"]
         self.tokenizer = _load_tokenizer(path)
         self.session: Session = open_session(path, self.spec, threads=threads, streams=1)
         self._parallel: Session | None = None
-        self._token_types = {
-            pairs: uses_token_types(self.tokenizer, pairs=pairs) for pairs in (False, True)
-        }
-        self.logits(["a"])
+        self._token_types: dict[bool, bool] = {}
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """Run one short row, so that the first real one is not slower than the others."""
+        self._outputs(np.array([1]), lambda positions: _one_token(self.tokenizer))
 
     def predict(
         self, texts: Sequence[str], texts_b: Sequence[str] | None = None, *, progress: bool = False
@@ -86,49 +94,95 @@ class Predictor:
             texts: [N].
             texts_b: the second texts, [N].
             progress: show a bar on stderr.
-        """
-        return self.task.decode(self.logits(texts, texts_b, progress=progress), self.labels)
-
-    def logits(
-        self, texts: Sequence[str], texts_b: Sequence[str] | None = None, *, progress: bool = False
-    ) -> np.ndarray:
-        """Return logits, float32 [N, C], in the order of the texts.
 
         Raises:
             UsageError: a single string, or as many second texts as not first ones.
         """
-        if isinstance(texts, str) or isinstance(texts_b, str):
-            raise UsageError("texts must be a list of strings, not one string")
-        if texts_b is not None and len(texts_b) != len(texts):
-            raise UsageError(f"{len(texts)} texts, but {len(texts_b)} second texts")
-        found = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
-        if not progress:
-            for _ in self._fill(found, texts, texts_b):
-                pass
-            return found
-        with Progress("predict", total=len(texts), unit="texts") as bar:
-            for count in self._fill(found, texts, texts_b):
-                bar.advance(count)
-        return found
+        return self.predict_rows(_as_columns(texts, texts_b), progress=progress)
 
-    def _fill(
-        self, found: np.ndarray, texts: Sequence[str], texts_b: Sequence[str] | None
-    ) -> Iterator[int]:
-        """Write logits into `found`, chunk by chunk to bound memory; yield rows done."""
-        for start in range(0, len(texts), _CHUNK_ROWS):
-            chunk = slice(start, start + _CHUNK_ROWS)
-            tokens = encode_texts(
-                self.tokenizer,
-                texts[chunk],
-                None if texts_b is None else texts_b[chunk],
+    def predict_rows(
+        self, rows: Mapping[str, Sequence[Any]], *, progress: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the task's answer to each row, in order.
+
+        Args:
+            rows: what the task's schema stores of a row, by column, without targets.
+            progress: show a bar on stderr.
+        """
+        num_rows = len(next(iter(rows.values())))
+        answers: list[dict[str, Any]] = []
+        with contextlib.ExitStack() as stack:
+            bar = Progress("predict", total=num_rows, unit="rows") if progress else None
+            if bar is not None:
+                stack.enter_context(bar)
+            for start in range(0, num_rows, _CHUNK_ROWS):
+                chunk = {name: column[start : start + _CHUNK_ROWS] for name, column in rows.items()}
+                features = self._features(chunk)
+                outputs = self._run(features, bar)
+                inputs = Inputs.of(chunk, features)
+                answers += self.task.decode(outputs, inputs, self.labels, self.decoding)
+        return answers
+
+    def count_tokens(self, rows: Mapping[str, Sequence[Any]]) -> int:
+        """Return the tokens that the model reads of these rows: special ones counted, cut rows."""
+        return sum(map(len, self._features(rows).input_ids))
+
+    def logits(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> RowOutputs:
+        """Return the outputs of texts, float32: [N, C], or [length, C] of each feature.
+
+        Raises:
+            UsageError: a single string, or as many second texts as not first ones.
+        """
+        return self._run(self._features(_as_columns(texts, texts_b)))
+
+    def _features(self, rows: Mapping[str, Sequence[Any]]) -> Features:
+        pairs = self.task.encoder.makes_pairs(rows)
+        if pairs not in self._token_types:
+            self._token_types[pairs] = uses_token_types(self.tokenizer, pairs=pairs)
+        return self.task.encoder.encode(
+            self.tokenizer,
+            rows,
+            max_length=self.max_length,
+            token_types=self._token_types[pairs],
+        )
+
+    def _run(self, features: Features, bar: Progress | None = None) -> RowOutputs:
+        ids, types = features.input_ids, features.token_type_ids
+
+        def pad(positions: np.ndarray) -> Batch:
+            padded = pad_batch(
+                [ids[i] for i in positions],  # type: ignore[arg-type]
+                None if types is None else [types[i] for i in positions],  # type: ignore[arg-type]
+                pad_token_id=int(self.tokenizer.pad_token_id),  # type: ignore[arg-type]
+                pad_multiple=_PAD_MULTIPLE,
                 max_length=self.max_length,
-                token_types=self._token_types[texts_b is not None],
             )
-            yield from self._run(found[chunk], self._plan(tokens), tokens)
+            return {name: tensor.numpy() for name, tensor in padded.items()}
 
-    def _plan(self, tokens: TokenBatch) -> list[np.ndarray]:
-        return plan_batches(
-            np.fromiter(map(len, tokens.input_ids), dtype=np.int64),
+        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        return self._outputs(lengths, pad, bar)
+
+    def encode(self, rows: Rows) -> EncodedRows:
+        """Tokenise rows as this model takes them (from the cache, if that was done before)."""
+        return tokenise(rows, self.tokenizer, encoder=self.task.encoder, max_length=self.max_length)
+
+    def logits_encoded(self, encoded: EncodedRows) -> RowOutputs:
+        """Return the outputs, float32, of rows that were tokenised already, in their order."""
+
+        def pad(positions: np.ndarray) -> Batch:
+            return as_arrays(collate(encoded, positions, pad_multiple=_PAD_MULTIPLE))
+
+        return self._outputs(encoded.lengths, pad)
+
+    def _outputs(
+        self,
+        lengths: np.ndarray,
+        pad: Callable[[np.ndarray], Batch],
+        bar: Progress | None = None,
+    ) -> RowOutputs:
+        """Run all features in batches of like length; `pad` makes the batch of some of them."""
+        plan = plan_batches(
+            lengths,
             batch_tokens=self.batch_tokens,
             batch_size=self.batch_size,
             seed=0,
@@ -136,43 +190,21 @@ class Predictor:
             shuffle=False,
             pad_multiple=_PAD_MULTIPLE,
         )
-
-    def _run(self, found: np.ndarray, plan: list[np.ndarray], tokens: TokenBatch) -> Iterator[int]:
-        batches = (self._batch(tokens, positions) for positions in plan)
-        session = self._session_for(len(plan))
-        for positions, logits in zip(plan, session.run_many(batches), strict=True):
-            found[positions] = logits
-            yield len(positions)
-
-    def _batch(self, tokens: TokenBatch, positions: np.ndarray) -> Batch:
-        types = tokens.token_type_ids
-        padded = pad_batch(
-            [tokens.input_ids[i] for i in positions],  # type: ignore[arg-type]
-            None if types is None else [types[i] for i in positions],  # type: ignore[arg-type]
-            pad_token_id=int(self.tokenizer.pad_token_id),  # type: ignore[arg-type]
-            pad_multiple=_PAD_MULTIPLE,
-            max_length=self.max_length,
-        )
-        return {name: tensor.numpy() for name, tensor in padded.items()}
-
-    def logits_encoded(self, encoded: EncodedRows) -> np.ndarray:
-        """Return logits, float32 [N, C], of rows that were tokenised already, in their order."""
-        found = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
-        order: list[np.ndarray] = []
+        masks: deque[np.ndarray] = deque()
 
         def batches() -> Iterator[Batch]:
-            for positions, batch in encoded_batches(
-                encoded,
-                batch_tokens=self.batch_tokens,
-                batch_size=self.batch_size,
-                pad_multiple=_PAD_MULTIPLE,
-            ):
-                order.append(positions)
+            for positions in plan:
+                batch = pad(positions)
+                masks.append(batch["attention_mask"])
                 yield batch
 
-        for number, logits in enumerate(self._session_for(len(encoded)).run_many(batches())):
-            found[order[number]] = logits
-        return found
+        found = Gathered(len(lengths))
+        session = self._session_for(len(plan))
+        for positions, outputs in zip(plan, session.run_many(batches()), strict=True):
+            found.add(positions, outputs, masks.popleft())
+            if bar is not None:
+                bar.advance(len(positions))
+        return found.in_order()
 
     def _session_for(self, num_batches: int) -> Session:
         """Return the session that uses all threads for one batch, or a stream each for many."""
@@ -190,6 +222,21 @@ class Predictor:
         self.session.close()
         if self._parallel is not None:
             self._parallel.close()
+
+
+def _as_columns(texts: Sequence[str], texts_b: Sequence[str] | None) -> dict[str, Sequence[str]]:
+    if isinstance(texts, str) or isinstance(texts_b, str):
+        raise UsageError("texts must be a list of strings, not one string")
+    if texts_b is None:
+        return {"text": texts}
+    if len(texts_b) != len(texts):
+        raise UsageError(f"{len(texts)} texts, but {len(texts_b)} second texts")
+    return {"text": texts, "text_b": texts_b}
+
+
+def _one_token(tokenizer: PreTrainedTokenizerBase) -> Batch:
+    ids = np.full((1, 1), int(tokenizer.pad_token_id), dtype=np.int64)  # type: ignore[arg-type]
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def _num_cores() -> int:

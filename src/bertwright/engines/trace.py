@@ -55,7 +55,7 @@ class TracedModel(TaskModel):
     def forward(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Return logits [B, C] from int64 [B, L]."""
+        """Return logits [B, C] (or [B, L, C]) from int64 [B, L]."""
         return super().forward(input_ids, attention_mask, token_type_ids).logits
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bertwright.data.sources import Rows
+from bertwright.data.gather import RowOutputs
+from bertwright.data.labels import LabelSet
+from bertwright.data.rows import Rows
+from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.base import EngineSpec
 from bertwright.engines.predictor import Predictor
-from bertwright.errors import CheckpointError, UnknownLabelError, UsageError
+from bertwright.errors import CheckpointError, UsageError
+from bertwright.evaluate.judged import Judged
 from bertwright.evaluate.measure import Measurement, Target, measure_targets, model_folder
-from bertwright.evaluate.significance import Interval, bootstrap, bootstrap_interval
+from bertwright.evaluate.significance import Interval
 from bertwright.files import read_json
 from bertwright.tasks import TASKS, Task
 
@@ -24,9 +28,10 @@ __all__ = [
     "confusion_counts",
     "evaluate_model_dir",
     "evaluation_record",
-    "sample_texts",
-    "score_logits",
+    "make_scores",
+    "sample_rows",
     "score_model_dir",
+    "score_outputs",
 ]
 
 EVALUATE_KEYS = (
@@ -53,77 +58,97 @@ EVALUATE_KEYS = (
 class Scores:
     """How good a model is on labelled rows, with what every comparison needs."""
 
-    task: str
-    primary: str
     metrics: dict[str, float]
     interval: Interval
     """Of the primary metric: 95%, percentile bootstrap over rows."""
-    logits: np.ndarray
-    """[N,C] float32, in the order of the rows."""
-    labels: np.ndarray
-    """[N] int64, ids of the model's labels."""
-    correct: np.ndarray
-    """[N] bool."""
+    judged: Judged
+    answers: tuple[str, ...]
+    """What the model said of each row, in a few words, [R]."""
+    truths: tuple[str, ...]
+    """What is right, in the same words, [R]."""
+    sureness: tuple[float | None, ...]
+    """How sure the model was, 0 to 1, where the task says so, [R]."""
     label_names: tuple[str, ...]
-    """The C labels of the model."""
+    """The labels of the model."""
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.judged.task.name
+
+    @property
+    def primary(self) -> str:
+        """The name of the metric by which models are compared."""
+        return self.judged.task.primary
 
     @property
     def score(self) -> float:
         """The primary metric."""
         return self.metrics[self.primary]
 
-    @property
-    def predictions(self) -> np.ndarray:
-        """[N] int64, the most likely label's id of each row."""
-        return self.logits.argmax(axis=-1)
+    def __len__(self) -> int:
+        return len(self.judged)
 
 
-def score_logits(
+def score_outputs(
     task: Task,
-    logits: np.ndarray,
-    labels: np.ndarray,
-    label_names: tuple[str, ...],
+    logits: RowOutputs,
+    encoded: EncodedRows,
+    label_names: Sequence[str],
     *,
+    decoding: Mapping[str, Any] | None = None,
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> Scores:
-    """Return the metrics of `logits` [N,C] against `labels` [N], with the primary's interval.
+    """Return the metrics of outputs [N,C] against labelled features, and the primary's interval.
 
     Args:
         task: what is asked; its `primary` metric gets the interval.
-        logits: [N,C] in the order of the rows.
-        labels: [N] ids of `label_names`.
-        label_names: the C labels.
+        logits: [N,C] in the order of the features.
+        encoded: N features, with labels in the order of `label_names`.
+        label_names: of the model.
+        decoding: what the task tuned for this model.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Raises:
         UsageError: there are no rows.
     """
-    labels = np.asarray(labels)
-    if not len(labels):
+    if not len(encoded):
         raise UsageError("there are no rows to evaluate on")
-    metrics = task.compute_metrics(logits, labels)
-    correct = task.correct(logits, labels)
-    if task.primary == "accuracy":
-        interval = bootstrap_interval(correct, num_resamples=num_resamples, seed=seed)
-    else:
-        interval = bootstrap(
-            lambda drawn, truth: task.compute_metrics(drawn, truth)[task.primary],
-            logits,
-            labels,
-            num_resamples=num_resamples,
-            seed=seed,
-        )
-    return Scores(
-        task=task.name,
-        primary=task.primary,
-        metrics=metrics,
-        interval=interval,
-        logits=logits,
-        labels=labels,
-        correct=correct,
+    decoding = decoding or {}
+    answers = task.decode(logits, encoded.inputs(), label_names, decoding)
+    described = [task.describe(answer) for answer in answers]
+    return make_scores(
+        Judged(task, task.judge(logits, encoded, decoding)),
+        answers=[words for words, _ in described],
+        truths=task.describe_truth(encoded),
+        sureness=[sure for _, sure in described],
         label_names=label_names,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def make_scores(
+    judged: Judged,
+    *,
+    answers: Sequence[str],
+    truths: Sequence[str],
+    sureness: Sequence[float | None],
+    label_names: Sequence[str],
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Scores:
+    """Return the scores of answers that were judged; see `Scores`."""
+    return Scores(
+        metrics=judged.task.metrics(judged.statistics),
+        interval=judged.interval(num_resamples=num_resamples, seed=seed),
+        judged=judged,
+        answers=tuple(answers),
+        truths=tuple(truths),
+        sureness=tuple(sureness),
+        label_names=tuple(label_names),
     )
 
 
@@ -149,22 +174,30 @@ def score_model_dir(
         seed: of the bootstrap.
 
     Raises:
-        UsageError: there are no rows, or they have no labels.
+        DataError: the rows have no labels.
         UnknownLabelError: the rows have a label that the model does not know.
         CheckpointError: the directory does not say what its task and labels are.
     """
     facts = _read_facts(path)
     names = tuple(str(name) for name in facts["labels"])
-    labels = _labels_as_ids(rows, names)
+    if names:
+        rows = rows.with_labels(LabelSet(names))
     if isinstance(spec, str):
         spec = EngineSpec.parse(spec)
     predictor = Predictor(model_folder(path), spec=spec, threads=threads)
     try:
-        logits = predictor.logits(rows.texts(), _second_texts(rows))
+        encoded = predictor.encode(rows)
+        logits = predictor.logits_encoded(encoded)
     finally:
         predictor.close()
-    return score_logits(
-        TASKS[facts["task"]], logits, labels, names, num_resamples=num_resamples, seed=seed
+    return score_outputs(
+        TASKS[facts["task"]],
+        logits,
+        encoded,
+        names,
+        decoding=facts.get("decoding"),
+        num_resamples=num_resamples,
+        seed=seed,
     )
 
 
@@ -200,10 +233,10 @@ def evaluate_model_dir(
         WorkerError: the measuring process failed.
     """
     scores = score_model_dir(path, rows, spec, threads=threads, seed=seed)
-    texts, texts_b = sample_texts(rows, speed_rows, seed=seed)
+    sample = sample_rows(rows, TASKS[scores.task], speed_rows, seed=seed)
     target = Target(name=Path(path).name, path=Path(path), spec=str(spec))
     (measured,) = measure_targets(
-        [target], texts, texts_b, threads=threads, repeats=repeats, latency_rows=latency_rows
+        [target], sample, threads=threads, repeats=repeats, latency_rows=latency_rows
     )
     return evaluation_record(scores, measured)
 
@@ -212,7 +245,7 @@ def evaluation_record(scores: Scores, measured: Measurement) -> dict[str, Any]:
     """Return scores and measurement as one JSON object with the keys of `EVALUATE_KEYS`."""
     return {
         "task": scores.task,
-        "num_rows": len(scores.labels),
+        "num_rows": len(scores),
         "metrics": dict(scores.metrics),
         "primary": scores.primary,
         "score": scores.score,
@@ -229,14 +262,14 @@ def evaluation_record(scores: Scores, measured: Measurement) -> dict[str, Any]:
     }
 
 
-def sample_texts(
-    rows: Rows, count: int | None, *, seed: int = 0
-) -> tuple[list[str], list[str] | None]:
-    """Return texts (and second texts) of at most `count` rows drawn at random, for measuring."""
+def sample_rows(
+    rows: Rows, task: Task, count: int | None, *, seed: int = 0
+) -> dict[str, list[Any]]:
+    """Return what is asked (no targets) of at most `count` rows drawn at random, by column."""
     if count is not None and count < len(rows):
         drawn = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
         rows = rows.select(drawn.tolist())
-    return rows.texts(), _second_texts(rows)
+    return rows.columns(task.inputs)
 
 
 def confusion_counts(labels: np.ndarray, predictions: np.ndarray, num_labels: int) -> np.ndarray:
@@ -253,33 +286,6 @@ def _read_facts(path: str | Path) -> Mapping[str, Any]:
             hint="give the --out of finetune, distil or compress, or an exported artifact",
         )
     facts = read_json(file)
-    if not isinstance(facts, dict) or "task" not in facts or not facts.get("labels"):
+    if not isinstance(facts, dict) or not facts.keys() >= {"task", "labels"}:
         raise CheckpointError(f"{file} does not name the model's task and labels")
     return facts
-
-
-def _labels_as_ids(rows: Rows, names: tuple[str, ...]) -> np.ndarray:
-    if rows.labels is None or "label" not in rows.dataset.column_names:
-        raise UsageError(
-            f"{rows.source}: the rows have no labels, so nothing can be scored",
-            hint="give a file with a label column; `predict` needs none",
-        )
-    known = {name: number for number, name in enumerate(names)}
-    ids = np.asarray(rows.dataset["label"], dtype=np.int64)
-    used = {int(i): rows.labels.names[int(i)] for i in np.unique(ids)}
-    unknown = sorted(name for name in used.values() if name not in known)
-    if unknown:
-        raise UnknownLabelError(
-            f"labels that the model does not know: {', '.join(unknown[:5])}",
-            path=rows.source,
-            hint=f"the model knows {len(names)}: {', '.join(names[:8])}"
-            + (" ..." if len(names) > 8 else ""),
-        )
-    table = np.full(len(rows.labels.names), -1, dtype=np.int64)
-    for number, name in used.items():
-        table[number] = known[name]
-    return table[ids]
-
-
-def _second_texts(rows: Rows) -> list[str] | None:
-    return list(rows.dataset["text_b"]) if "text_b" in rows.dataset.column_names else None

@@ -99,42 +99,43 @@ def model_folder(path: str | Path) -> Path:
 
 def measure_targets(
     targets: Sequence[Target],
-    texts: Sequence[str],
-    texts_b: Sequence[str] | None = None,
+    rows: Mapping[str, Sequence[Any]],
     *,
     threads: int | None = None,
     repeats: int = 5,
     latency_rows: int = 200,
     warmup: int = 1,
     timeout_s: float = 900.0,
+    title: str = "measure",
 ) -> list[Measurement]:
     """Measure all targets side by side and return one Measurement each, in their order.
 
     Args:
         targets: what to measure; names must differ.
-        texts: the rows of the throughput measurement, in their real mix of lengths.
-        texts_b: the second texts of pairs, or None.
+        rows: of the throughput measurement, by column, in their real mix of lengths.
         threads: for every target alike; None: as many as this process may use cores.
         repeats: rounds of the throughput measurement; the median counts.
-        latency_rows: how many texts are answered one by one (at most all), over all rounds.
+        latency_rows: how many rows are answered one by one (at most all), over all rounds.
         warmup: rounds thrown away before.
         timeout_s: seconds that loading, or one repeat, may take.
+        title: of the progress bar.
 
     Raises:
-        UsageError: no targets, no texts, names twice, or a count below one.
+        UsageError: no targets, no rows, names twice, or a count below one.
         WorkerError: a process died, answered wrongly or took too long.
     """
-    _check(targets, texts, texts_b, repeats=repeats, latency_rows=latency_rows)
+    _check(targets, rows, repeats=repeats, latency_rows=latency_rows)
+    num_rows = len(next(iter(rows.values())))
     threads = threads or usable_cores()
-    latency_rows = min(latency_rows, len(texts))
+    latency_rows = min(latency_rows, num_rows)
     slices = _split(latency_rows, repeats)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bertwright-")))
-        texts_file = folder / "texts.json"
-        rows = {"texts": list(texts), "texts_b": None if texts_b is None else list(texts_b)}
-        texts_file.write_text(json.dumps(rows), encoding="utf-8")
+        rows_file = folder / "rows.json"
+        columns = {name: list(column) for name, column in rows.items()}
+        rows_file.write_text(json.dumps(columns), encoding="utf-8")
         bar = stack.enter_context(
-            Progress("measure", total=len(targets) * (1 + warmup + repeats), unit="repeats")
+            Progress(title, total=len(targets) * (1 + warmup + repeats), unit="repeats")
         )
         workers: list[_Worker] = []
         loaded: list[dict[str, Any]] = []
@@ -151,7 +152,7 @@ def measure_targets(
                 "threads": threads,
                 "batch_size": target.batch_size,
                 "max_length": target.max_length,
-                "texts_file": str(texts_file),
+                "rows_file": str(rows_file),
                 "latency_rows": latency_rows,
             }
             loaded.append(worker.ask(request))
@@ -174,15 +175,14 @@ def measure_targets(
                 bar.advance()
         peaks = [worker.ask({"op": "finish"})["peak_memory_mb"] for worker in workers]
     return [
-        _summarise(target, facts, seconds[i], latencies[i], peaks[i], len(texts))
+        _summarise(target, facts, seconds[i], latencies[i], peaks[i], num_rows)
         for i, (target, facts) in enumerate(zip(targets, loaded, strict=True))
     ]
 
 
 def _check(
     targets: Sequence[Target],
-    texts: Sequence[str],
-    texts_b: Sequence[str] | None,
+    rows: Mapping[str, Sequence[Any]],
     *,
     repeats: int,
     latency_rows: int,
@@ -193,10 +193,11 @@ def _check(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"targets of the same name: {', '.join(twice)}")
-    if not texts:
-        raise UsageError("nothing to measure with: no texts")
-    if texts_b is not None and len(texts_b) != len(texts):
-        raise UsageError(f"{len(texts)} texts but {len(texts_b)} second texts")
+    counts = {name: len(column) for name, column in rows.items()}
+    if not any(counts.values()):
+        raise UsageError("nothing to measure with: no rows")
+    if len(set(counts.values())) > 1:
+        raise UsageError(f"columns of different lengths: {counts}")
     for option, value in (("repeats", repeats), ("latency_rows", latency_rows)):
         if value < 1:
             raise UsageError(f"{option} {value}: must be at least 1")

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -27,26 +27,28 @@ __all__ = [
     "PipelineRunner",
     "PredictorRunner",
     "Runner",
-    "count_tokens",
     "main",
     "peak_memory_mb",
 ]
 
 _PR_SET_PDEATHSIG = 1
 
+Rows = dict[str, list[Any]]
+"""Rows by column, as the task's schema stores them, without targets."""
+
 
 class Runner(Protocol):
-    """What is measured: text in, label out."""
+    """What is measured: rows in, answers out."""
 
     engine: str
     precision: str
 
-    def run(self, texts: list[str], texts_b: list[str] | None) -> list[str]:
-        """Return one label a text."""
+    def run(self, rows: Rows) -> list[Any]:
+        """Return one answer a row."""
         ...
 
-    def count_tokens(self, texts: list[str], texts_b: list[str] | None) -> int:
-        """Return the number of real tokens (special ones counted, padding not) of all texts."""
+    def count_tokens(self, rows: Rows) -> int:
+        """Return the number of real tokens (special ones counted, padding not) of all rows."""
         ...
 
 
@@ -62,15 +64,13 @@ class PredictorRunner:
         self.engine = spec.engine
         self.precision = str(self.predictor.session.precision)
 
-    def run(self, texts: list[str], texts_b: list[str] | None) -> list[str]:
-        """Return one label a text."""
-        return [row["label"] for row in self.predictor.predict(texts, texts_b)]
+    def run(self, rows: Rows) -> list[Any]:
+        """Return one answer a row."""
+        return self.predictor.predict_rows(rows)
 
-    def count_tokens(self, texts: list[str], texts_b: list[str] | None) -> int:
-        """Return the number of real tokens of all texts."""
-        return count_tokens(
-            self.predictor.tokenizer, texts, texts_b, max_length=self.predictor.max_length
-        )
+    def count_tokens(self, rows: Rows) -> int:
+        """Return the number of real tokens of all rows."""
+        return self.predictor.count_tokens(rows)
 
 
 class PipelineRunner:
@@ -101,32 +101,27 @@ class PipelineRunner:
             device="cpu",
         )
 
-    def run(self, texts: list[str], texts_b: list[str] | None) -> list[str]:
-        """Return one label a text."""
-        inputs: list[Any] = list(texts)
-        if texts_b is not None:
-            inputs = [{"text": a, "text_pair": b} for a, b in zip(texts, texts_b, strict=True)]
-        answers = self.pipeline(inputs, truncation=True, max_length=self.max_length)
-        return [answer["label"] for answer in answers]
+    def run(self, rows: Rows) -> list[Any]:
+        """Return one answer a row."""
+        inputs: list[Any] = list(rows["text"])
+        if "text_b" in rows:
+            pairs = zip(inputs, rows["text_b"], strict=True)
+            inputs = [{"text": a, "text_pair": b} for a, b in pairs]
+        return self.pipeline(inputs, truncation=True, max_length=self.max_length)
 
-    def count_tokens(self, texts: list[str], texts_b: list[str] | None) -> int:
-        """Return the number of real tokens of all texts."""
-        return count_tokens(self.tokenizer, texts, texts_b, max_length=self.max_length)
+    def count_tokens(self, rows: Rows) -> int:
+        """Return the number of real tokens of all rows."""
+        pairs = (list(rows["text_b"]),) if "text_b" in rows else ()
+        encoded = self.tokenizer(
+            list(rows["text"]), *pairs, truncation=True, max_length=self.max_length
+        )
+        return sum(len(ids) for ids in encoded["input_ids"])
 
 
 RUNNERS: dict[str, Callable[[dict[str, Any]], Runner]] = {
     "predictor": PredictorRunner,
     "pipeline": PipelineRunner,
 }
-
-
-def count_tokens(
-    tokenizer: Any, texts: Sequence[str], texts_b: Sequence[str] | None, *, max_length: int
-) -> int:
-    """Return the tokens the model really reads: special ones counted, cut at `max_length`."""
-    pairs = (list(texts_b),) if texts_b is not None else ()
-    encoded = tokenizer(list(texts), *pairs, truncation=True, max_length=max_length)
-    return sum(len(ids) for ids in encoded["input_ids"])
 
 
 def peak_memory_mb() -> float:
@@ -149,8 +144,7 @@ class _Bench:
 
     def __init__(self) -> None:
         self.runner: Runner | None = None
-        self.texts: list[str] = []
-        self.texts_b: list[str] | None = None
+        self.rows: Rows = {}
         self.num_latency = 0
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -158,14 +152,13 @@ class _Bench:
         began = time.perf_counter()
         self.runner = RUNNERS[request["kind"]](request)
         load_s = time.perf_counter() - began
-        rows = json.loads(Path(request["texts_file"]).read_text(encoding="utf-8"))
-        self.texts, self.texts_b = rows["texts"], rows["texts_b"]
+        self.rows = json.loads(Path(request["rows_file"]).read_text(encoding="utf-8"))
         self.num_latency = request["latency_rows"]
         return {
             "load_s": load_s,
             "engine": self.runner.engine,
             "precision": self.runner.precision,
-            "num_tokens": self.runner.count_tokens(self.texts, self.texts_b),
+            "num_tokens": self.runner.count_tokens(self.rows),
         }
 
     def warm_up(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -175,24 +168,24 @@ class _Bench:
         return {}
 
     def throughput(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Time all texts in one call."""
+        """Time all rows in one call."""
         assert self.runner is not None
         began = time.perf_counter()
-        labels = self.runner.run(self.texts, self.texts_b)
+        answers = self.runner.run(self.rows)
         seconds = time.perf_counter() - began
-        if len(labels) != len(self.texts):
-            raise RuntimeError(f"{len(labels)} labels for {len(self.texts)} texts")
+        num_rows = len(next(iter(self.rows.values())))
+        if len(answers) != num_rows:
+            raise RuntimeError(f"{len(answers)} answers for {num_rows} rows")
         return {"seconds": seconds}
 
     def latency(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Time texts one by one."""
+        """Time rows one by one."""
         assert self.runner is not None
         seconds = []
         for row in range(request["start"], request["start"] + request["count"]):
-            pair = None if self.texts_b is None else self.texts_b[row : row + 1]
-            text = self.texts[row : row + 1]
+            one = {name: column[row : row + 1] for name, column in self.rows.items()}
             began = time.perf_counter()
-            self.runner.run(text, pair)
+            self.runner.run(one)
             seconds.append(time.perf_counter() - began)
         return {"seconds": seconds}
 

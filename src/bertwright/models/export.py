@@ -16,12 +16,18 @@ from bertwright.files import atomic_dir
 from bertwright.models.encoder import quiet_transformers
 from bertwright.models.heads import ClassificationHead, StockHead
 from bertwright.models.heads.stock import StockForm, get_stock_form
+from bertwright.models.outputs import OutputScale
 from bertwright.models.task_model import TaskModel
 
 __all__ = ["EXPORT_TOLERANCE", "export_transformers", "to_stock_classifier"]
 
 EXPORT_TOLERANCE = 1e-5
 _CHECK_LENGTHS = (1, 5, 12)
+_PROBLEM_TYPES: dict[str, Any] = {
+    "classes": "single_label_classification",
+    "labels": "multi_label_classification",
+    "numbers": "regression",
+}
 
 
 def export_transformers(model_or_dir: TaskModel | str | Path, out_dir: str | Path) -> Path:
@@ -63,12 +69,18 @@ def to_stock_classifier(model: TaskModel) -> PreTrainedModel:
     Raises:
         UnsupportedRoleError: there is none; says which head and pooling would do.
     """
+    if model.outputs.level == "token":
+        raise UnsupportedRoleError(
+            f"a model for {model.task} is not written for transformers yet",
+            hint="export it to onnx or openvino",
+        )
     form = get_stock_form(model.encoder.config)
     config = copy.deepcopy(model.encoder.config)
-    config.num_labels = len(model.labels)
-    config.id2label = dict(enumerate(model.labels))
-    config.label2id = {name: i for i, name in enumerate(model.labels)}
-    config.problem_type = "single_label_classification"
+    config.num_labels = model.outputs.count
+    names = model.labels or [f"LABEL_{i}" for i in range(model.outputs.count)]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+    config.problem_type = _PROBLEM_TYPES[model.outputs.kind]
     options, parts = _map_model(model, form)
     for key, value in options.items():
         setattr(config, key, value)
@@ -80,7 +92,17 @@ def to_stock_classifier(model: TaskModel) -> PreTrainedModel:
     assert not missing and not unexpected, (missing, unexpected)
     for key, module in parts.items():
         stock.get_submodule(key).load_state_dict(module.state_dict())
+    if isinstance(model.scale, OutputScale):
+        _fold_scale(stock.get_submodule(form.out_key), model.scale)
     return stock.eval()
+
+
+@torch.no_grad()
+def _fold_scale(out: nn.Module, scale: OutputScale) -> None:
+    """Let a linear layer give what it gave with `scale` behind it."""
+    assert isinstance(out, nn.Linear)
+    out.weight.mul_(scale.spread[:, None])
+    out.bias.mul_(scale.spread).add_(scale.centre)
 
 
 def _map_model(model: TaskModel, form: StockForm) -> tuple[dict[str, Any], dict[str, nn.Module]]:

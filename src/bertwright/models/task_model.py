@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from bertwright.models.encoder import (
 )
 from bertwright.models.heads import HeadConfig, StockHead, build_head
 from bertwright.models.heads.stock import init_stock_head
+from bertwright.models.outputs import Outputs, OutputScale
 from bertwright.models.pooling import POOLINGS, get_pooling
 from bertwright.models.roles import Roles, get_roles
 from bertwright.surgery.layers import check_layer_indices
@@ -82,9 +83,9 @@ class TaskOutput:
     """What a forward pass gives."""
 
     logits: Tensor
-    """[B, C]"""
-    pooled: Tensor
-    """[B, D]"""
+    """[B, C], or [B, L, C] where the task wants outputs a token."""
+    pooled: Tensor | None
+    """[B, D]; None where there are outputs a token."""
     hidden_states: tuple[Tensor, ...] | None = None
     """K+1 of [B, L, D]: what entered each layer, then what the encoder returned."""
     attentions: tuple[Tensor, ...] | None = None
@@ -105,26 +106,33 @@ class TaskModel(nn.Module):
         surgery: SurgeryPlan | None = None,
         lineage: dict[str, Any] | None = None,
         max_length: int = 128,
+        outputs: Outputs | None = None,
+        decoding: Mapping[str, Any] | None = None,
     ) -> None:
         """Put a new head on `encoder`; see `build_task_model` for the usual way in.
 
         Raises:
-            UsageError: there are no labels, or two are the same.
+            UsageError: two labels are the same, or there are none and `outputs` is not given.
             ConfigError: `max_length` is more than the encoder has positions for.
             UnsupportedFamilyError: the encoder is of an unknown family.
         """
         super().__init__()
         roles = get_roles(encoder)
         names = [str(label) for label in labels]
-        if not names or len(set(names)) != len(names):
+        if len(set(names)) != len(names) or not (names or outputs):
             raise UsageError(f"labels must be given, each once; got {names[:8]}")
+        outputs = outputs or Outputs(len(names))
+        if outputs.kind in ("classes", "labels") and outputs.count != len(names):
+            raise UsageError(f"{len(names)} labels for {outputs.count} outputs")
         limit = roles.max_length
         if max_length < 1 or (limit is not None and max_length > limit):
             raise ConfigError(
                 f"--max-length {max_length}: must be 1 to {limit or 'any number'} for this encoder"
             )
         self.encoder = encoder
-        self.head = build_head(encoder.config, len(names), config)
+        self.outputs = outputs
+        self.head = build_head(encoder.config, outputs, config, names)
+        self.scale = OutputScale(outputs.count) if outputs.scaled else nn.Identity()
         self.task = task
         self.labels = names
         self.tokenizer = tokenizer
@@ -132,6 +140,8 @@ class TaskModel(nn.Module):
         self.surgery = surgery or SurgeryPlan()
         self.lineage = dict(lineage or {})
         self.max_length = max_length
+        self.decoding = dict(decoding or {})
+        """What the task tuned for reading the outputs (thresholds); plain values."""
 
     @property
     def roles(self) -> Roles:
@@ -202,8 +212,11 @@ class TaskModel(nn.Module):
         hidden_states: tuple[Tensor, ...] | None,
         attentions: tuple[Tensor, ...] | None,
     ) -> TaskOutput:
+        if self.outputs.level == "token":
+            logits = self.head(hidden, attention_mask)
+            return TaskOutput(logits, None, hidden_states, attentions)
         pooled = self.pooling(hidden, attention_mask)
-        return TaskOutput(self.head(pooled), pooled, hidden_states, attentions)
+        return TaskOutput(self.scale(self.head(pooled)), pooled, hidden_states, attentions)
 
     def save(self, path: str | Path) -> None:
         """Write the model as a directory, whole or not at all; one that is there is replaced.
@@ -216,9 +229,16 @@ class TaskModel(nn.Module):
             if self.tokenizer is not None:
                 with quiet_transformers():
                     self.tokenizer.save_pretrained(folder)
-            heads = {f"head.{k}": v.contiguous() for k, v in self.head.state_dict().items()}
-            save_file(heads, folder / _HEADS)
+            save_file(self._head_tensors(), folder / _HEADS)
             write_json(folder / _MANIFEST, self._manifest())
+
+    def _head_tensors(self) -> dict[str, Tensor]:
+        parts = {"head": self.head, "scale": self.scale}
+        return {
+            f"{part}.{name}": tensor.contiguous()
+            for part, module in parts.items()
+            for name, tensor in module.state_dict().items()
+        }
 
     def _manifest(self) -> dict[str, Any]:
         head = config_to_dict(self.config)
@@ -226,9 +246,11 @@ class TaskModel(nn.Module):
             "format_version": FORMAT_VERSION,
             "task": self.task,
             "labels": self.labels,
+            "outputs": config_to_dict(self.outputs),
             "pooling": head.pop("pooling"),
             "head": head,
             "surgery": self.surgery.to_json(),
+            "decoding": self.decoding,
             "lineage": self.lineage,
             "max_length": self.max_length,
         }
@@ -260,7 +282,7 @@ class TaskModel(nn.Module):
         except BertwrightError as error:
             raise CheckpointError(f"{folder}: {error.message}", hint=error.hint) from error
         model = _from_manifest(encoder, tokenizer, manifest, folder / _MANIFEST)
-        _load_head(model.head, folder / _HEADS)
+        _load_head(model, folder / _HEADS)
         return model.eval()
 
 
@@ -359,6 +381,8 @@ def _from_manifest(
                 surgery=SurgeryPlan.from_json(manifest["surgery"]),
                 lineage=manifest["lineage"],
                 max_length=manifest["max_length"],
+                outputs=_read_outputs(manifest, str(path)),
+                decoding=manifest.get("decoding"),
             )
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
@@ -366,10 +390,16 @@ def _from_manifest(
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _load_head(head: nn.Module, path: Path) -> None:
-    tensors = {name.removeprefix("head."): t for name, t in load_file(path).items()}
+def _read_outputs(manifest: dict[str, Any], source: str) -> Outputs | None:
+    """Return what the manifest says; those of the first release say nothing: one a label."""
+    values = manifest.get("outputs")
+    return None if values is None else config_from_dict(Outputs, values, source=source)
+
+
+def _load_head(model: TaskModel, path: Path) -> None:
+    parts = nn.ModuleDict({"head": model.head, "scale": model.scale})
     try:
-        head.load_state_dict(tensors)
+        parts.load_state_dict(load_file(path))
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{path} does not fit the head: {lines[-1].strip()}") from error
@@ -384,6 +414,7 @@ def build_task_model(
     max_length: int = 128,
     seed: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    outputs: Outputs | None = None,
 ) -> TaskModel:
     """Load an encoder and put a new head on it, in eval mode.
 
@@ -398,6 +429,7 @@ def build_task_model(
         max_length: longest input in tokens, truncated by whoever tokenises.
         seed: of the head's random weights; no global random state is touched.
         tokenizer: in place of the source's own; needed with an object if texts are to be read.
+        outputs: what the task asks for; None: one output a label.
 
     Raises:
         ModelLoadError: the source cannot be loaded, or has no tokenizer.
@@ -423,6 +455,7 @@ def build_task_model(
             tokenizer=tokenizer,
             lineage=lineage,
             max_length=max_length,
+            outputs=outputs,
         )
     if isinstance(model.head, StockHead) and config.pooling == "cls":
         init_stock_head(
@@ -450,6 +483,9 @@ def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
             surgery=model.surgery.then_keep_layers(kept),
             lineage=copy.deepcopy(model.lineage),
             max_length=model.max_length,
+            outputs=model.outputs,
+            decoding=model.decoding,
         )
     student.head = copy.deepcopy(model.head)
+    student.scale = copy.deepcopy(model.scale)
     return student.train(model.training)

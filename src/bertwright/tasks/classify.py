@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+from bertwright.data.encode import Inputs, RowEncoder, TextEncoder
+from bertwright.data.gather import RowOutputs
+from bertwright.data.schema import RowSchema, classes
+from bertwright.data.tokenise import EncodedRows
+from bertwright.errors import DataError
+from bertwright.models.outputs import Outputs
+from bertwright.models.task_model import TaskModel
+from bertwright.tasks.metrics.classes import class_metrics, class_statistics
 
 __all__ = ["Classify", "softmax"]
 
@@ -28,50 +36,70 @@ class Classify:
     name: str = "classify"
     primary: str = "accuracy"
     metric_names: tuple[str, ...] = ("accuracy", "macro_f1", "mcc")
+    schema: RowSchema = classes()
+    inputs: tuple[str, ...] = ("text", "text_b")
+    shown: tuple[str, ...] = ("text", "text_b")
+    encoder: RowEncoder = TextEncoder()
+    tunes: bool = False
 
-    def per_example_loss(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    def per_example_loss(
+        self, logits: Tensor, batch: Mapping[str, Any], model: TaskModel
+    ) -> Tensor:
         """Return the cross-entropy in nats of each row [B], computed in fp32.
 
         Args:
             logits: [B,C], any float type.
             batch: has `labels` [B], int64 in 0..C-1.
+            model: not asked.
         """
         return F.cross_entropy(logits.float(), batch["labels"], reduction="none")
 
-    def compute_metrics(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return accuracy, macro-F1 and Matthews correlation, each a share (0..1, MCC -1..1).
+    def outputs(self, labels: Sequence[str]) -> Outputs:
+        """Return one output a label."""
+        return Outputs(len(labels))
 
-        Macro-F1 is the plain mean over the classes that occur in the labels or the predictions;
-        a class without a true positive counts 0. MCC is the multi-class form (Gorodkin 2004).
+    def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:
+        """Nothing to set."""
 
-        Args:
-            logits: [N,C], N at least 1.
-            labels: [N], ints in 0..C-1.
+    def tune(
+        self, model: TaskModel, logits: RowOutputs | None, encoded: EncodedRows | None
+    ) -> dict[str, Any]:
+        """Nothing to tune."""
+        return {}
 
-        Raises:
-            ValueError: there are no rows, or the lengths differ.
-        """
-        if len(labels) == 0 or len(labels) != len(logits):
-            raise ValueError(f"metrics need rows: {len(logits)} logits, {len(labels)} labels")
-        predicted = logits.argmax(axis=-1)
-        seen = np.union1d(predicted, labels)
-        macro_f1 = f1_score(labels, predicted, average="macro", zero_division=0)  # type: ignore[arg-type]
-        return {
-            "accuracy": float((predicted == labels).mean()),
-            "macro_f1": float(macro_f1),
-            "mcc": float(matthews_corrcoef(labels, predicted)) if len(seen) > 1 else 0.0,
-        }
+    def judge(
+        self, logits: RowOutputs, encoded: EncodedRows, decoding: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Return the predicted and the true id of each row, [N,2]."""
+        labels = encoded.label_ids
+        if labels is None:
+            raise DataError("the rows have no labels to judge by")
+        if len(labels) != len(logits):
+            raise ValueError(f"{len(logits)} rows of logits, {len(labels)} labels")
+        return class_statistics(logits.argmax(axis=-1), labels)
 
-    def correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return which rows are right, bool [N], from logits [N,C] and labels [N]."""
-        return logits.argmax(axis=-1) == np.asarray(labels)
+    def metrics(self, statistics: np.ndarray) -> dict[str, float]:
+        """Return accuracy, macro-F1 and Matthews correlation; see `class_metrics`."""
+        return class_metrics(statistics)
 
-    def decode(self, logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def row_scores(self, statistics: np.ndarray) -> np.ndarray:
+        """Return 1 for each row that is right and 0 for each that is wrong, [N]."""
+        return (statistics[:, 0] == statistics[:, 1]).astype(np.float64)
+
+    def decode(
+        self,
+        logits: RowOutputs,
+        inputs: Inputs,
+        labels: Sequence[str],
+        decoding: Mapping[str, Any],
+    ) -> list[dict[str, Any]]:
         """Return `{"label", "score", "scores"}` a row; `scores` has the five most likely labels.
 
         Args:
             logits: [N,C].
+            inputs: not asked.
             labels: the C label names.
+            decoding: not asked.
         """
         if len(logits) == 0:
             return []
@@ -86,3 +114,12 @@ class Classify:
             }
             for ids, scores in zip(top.tolist(), values.tolist(), strict=True)
         ]
+
+    def describe(self, answer: Mapping[str, Any]) -> tuple[str, float | None]:
+        """Return the label and its probability."""
+        return answer["label"], answer["score"]
+
+    def describe_truth(self, encoded: EncodedRows) -> list[str]:
+        """Return the label of each row."""
+        assert encoded.labels is not None and encoded.label_ids is not None
+        return [encoded.labels.name_of(int(index)) for index in encoded.label_ids]

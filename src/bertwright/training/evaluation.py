@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bertwright.data.batching import collate, plan_batches
+from bertwright.data.gather import Gathered, RowOutputs
 from bertwright.errors import DataError
 from bertwright.training.precision import resolve_precision
 
@@ -43,7 +44,7 @@ def compute_logits(
     *,
     batch_tokens: int = 2048,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
-) -> np.ndarray:
+) -> RowOutputs:
     """Return the logits [N,C] (fp32) of all rows, in the order of the rows, dropout off.
 
     Args:
@@ -52,21 +53,10 @@ def compute_logits(
         batch_tokens: most tokens in a batch, padding counted.
         precision: of the matrix products; auto is bf16 where the processor has it.
     """
-    device = next(model.parameters()).device
-    autocast = torch.autocast(
-        device.type, torch.bfloat16, enabled=resolve_precision(precision) == "bf16"
-    )
-    plan = plan_batches(encoded.lengths, batch_tokens=batch_tokens, seed=0, epoch=0, shuffle=False)
-    parts: list[np.ndarray] = []
-    with eval_mode(model), torch.no_grad(), autocast:
-        for indices in plan:
-            batch = collate(encoded, indices)
-            inputs = {key: batch[key].to(device) for key in MODEL_INPUTS if key in batch}
-            parts.append(model(**inputs).logits.float().cpu().numpy())
-    gathered = np.concatenate(parts)
-    logits = np.empty_like(gathered)
-    logits[np.concatenate(plan)] = gathered
-    return logits
+    outputs = Gathered(len(encoded))
+    for indices, batch, logits in _batches(model, encoded, batch_tokens, precision):
+        _gather(outputs, indices, batch, logits)
+    return outputs.in_order()
 
 
 def evaluate_model(
@@ -75,10 +65,11 @@ def evaluate_model(
     task: Task,
     batch_tokens: int = 2048,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
-) -> tuple[dict[str, float], np.ndarray]:
+) -> tuple[dict[str, float], RowOutputs]:
     """Return (metrics, logits [N,C] in the order of the rows).
 
-    The metrics are the task's, and `loss`, the mean over the rows.
+    The metrics are the task's, and `loss`, the mean over the rows. What decoding can tune is tuned
+    on these very rows.
 
     Args:
         model: any device; its mode is left as it was.
@@ -92,9 +83,40 @@ def evaluate_model(
     """
     if len(encoded) == 0:
         raise DataError("there are no rows to evaluate on")
-    labels = encoded.label_ids
-    if labels is None:
+    if not encoded.targets:
         raise DataError("the rows to evaluate on have no labels")
-    logits = compute_logits(model, encoded, batch_tokens=batch_tokens, precision=precision)
-    loss = task.per_example_loss(torch.from_numpy(logits), {"labels": torch.tensor(labels)})
-    return {**task.compute_metrics(logits, labels), "loss": float(loss.mean())}, logits
+    outputs, loss = Gathered(len(encoded)), 0.0
+    for indices, batch, logits in _batches(model, encoded, batch_tokens, precision):
+        loss += float(task.per_example_loss(logits, batch, model).sum())
+        _gather(outputs, indices, batch, logits)
+    found = outputs.in_order()
+    metrics = task.metrics(task.judge(found, encoded, task.tune(model, found, encoded)))
+    return {**metrics, "loss": loss / len(encoded)}, found
+
+
+def _batches(
+    model: TaskModel,
+    encoded: EncodedRows,
+    batch_tokens: int,
+    precision: Literal["auto", "fp32", "bf16"],
+) -> Iterator[tuple[np.ndarray, dict[str, Any], Tensor]]:
+    """Yield (positions, the collated batch, logits in fp32), longest rows first."""
+    device = next(model.parameters()).device
+    autocast = torch.autocast(
+        device.type, torch.bfloat16, enabled=resolve_precision(precision) == "bf16"
+    )
+    plan = plan_batches(encoded.lengths, batch_tokens=batch_tokens, seed=0, epoch=0, shuffle=False)
+    with eval_mode(model), torch.no_grad():
+        for indices in plan:
+            batch = collate(encoded, indices)
+            batch = {
+                key: value.to(device) if isinstance(value, Tensor) else value
+                for key, value in batch.items()
+            }
+            with autocast:
+                logits = model(**{key: batch[key] for key in MODEL_INPUTS if key in batch}).logits
+            yield indices, batch, logits.float()
+
+
+def _gather(outputs: Gathered, indices: np.ndarray, batch: dict[str, Any], logits: Tensor) -> None:
+    outputs.add(indices, logits.cpu().numpy(), batch["attention_mask"].cpu().numpy())

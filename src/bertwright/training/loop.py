@@ -17,7 +17,12 @@ from bertwright.data.batching import collate
 from bertwright.errors import ConfigError, DataError, NonFiniteLossError
 from bertwright.progress import Progress
 from bertwright.training.config import TrainingConfig
-from bertwright.training.evaluation import MODEL_INPUTS, eval_mode, evaluate_model
+from bertwright.training.evaluation import (
+    MODEL_INPUTS,
+    compute_logits,
+    eval_mode,
+    evaluate_model,
+)
 from bertwright.training.hooks import Hook, RunState, dispatch, order_hooks
 from bertwright.training.journal import Journal, Meter
 from bertwright.training.keeper import Keeper
@@ -95,7 +100,7 @@ def train(
         ConfigError: nothing to train, a hook given twice, or more than one process.
         DataError: no rows, or rows without labels.
     """
-    if train_rows.label_ids is None:
+    if not train_rows.targets:
         raise DataError("the rows to train on have no labels")
     hooks = order_hooks(hooks)
     accelerator = make_accelerator(config.precision)
@@ -105,6 +110,7 @@ def train(
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     seed_everything(config.seed)
+    task.prepare(model, train_rows)
     model.to(accelerator.device).train()
     state = RunState(
         model=model,
@@ -133,6 +139,7 @@ def train(
                 keeper.finish()
             keeper.load_best()
             model.eval()
+            _tune_decoding(state, eval_rows)
             dispatch(hooks, "on_end", state)
         model.eval()
     metrics = state.best_metrics if config.keep_best else state.metrics
@@ -250,7 +257,9 @@ def _take_step(
             )
             state.output.logits = state.output.logits.float()
             dispatch(hooks, "on_forward", state)
-        state.per_example_loss = state.task.per_example_loss(state.output.logits, state.batch)
+        state.per_example_loss = state.task.per_example_loss(
+            state.output.logits, state.batch, state.model
+        )
         dispatch(hooks, "on_loss", state)
         total = state.per_example_loss.sum()
         loss_sum = total.item()
@@ -300,6 +309,22 @@ def _evaluate(
     if config.patience is not None and state.evaluations_since_best >= config.patience:
         state.stop(f"no better {state.task.primary} in {config.patience} evaluations")
     return {f"eval_{name}": value for name, value in state.metrics.items()}
+
+
+def _tune_decoding(state: RunState, eval_rows: EncodedRows | None) -> None:
+    """Let the task tune the decoding of the weights that the run returns, if there is anything."""
+    task, config = state.task, state.config
+    if not task.tunes:
+        return
+    outputs = None
+    if eval_rows is not None:
+        outputs = compute_logits(
+            state.model,
+            eval_rows,
+            batch_tokens=config.batch_tokens,
+            precision=resolve_precision(config.precision),
+        )
+    state.model.decoding = task.tune(state.model, outputs, eval_rows)
 
 
 def _remark(record: dict[str, Any], state: RunState) -> str:

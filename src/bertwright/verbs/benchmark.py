@@ -9,10 +9,11 @@ from typing import Any
 
 from bertwright.config import require
 from bertwright.errors import ConfigError
-from bertwright.evaluate.evaluate import sample_texts
+from bertwright.evaluate.evaluate import sample_rows
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import Target, measure_targets
-from bertwright.verbs.common import InputConfig, read_rows, serving_model
+from bertwright.tasks import TASKS, Task
+from bertwright.verbs.common import InputConfig, read_rows, saved_task, serving_model
 
 __all__ = ["EXAMPLES", "GROUPS", "BenchmarkConfig", "benchmark"]
 
@@ -75,12 +76,12 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         WorkerError: a measuring process failed.
     """
     targets = [_read_target(word) for word in dict.fromkeys(config.target)]
-    rows = read_rows(config.data, config.reading, need_label=False, split="test")
-    texts, texts_b = sample_texts(rows, config.speed_rows, seed=config.seed)
+    task = next(map(_task_of, targets))
+    rows = read_rows(config.data, config.reading, task, need_label=False, split="test")
+    sample = sample_rows(rows, task, config.speed_rows, seed=config.seed)
     measured = measure_targets(
         targets,
-        texts,
-        texts_b,
+        sample,
         threads=config.threads,
         repeats=config.repeats,
         latency_rows=config.latency_rows,
@@ -88,9 +89,14 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     return {
         "machine": machine(),
         "versions": versions(),
-        "num_texts": len(texts),
+        "num_texts": len(next(iter(sample.values()))),
         "targets": [dataclasses.asdict(measurement) for measurement in measured],
     }
+
+
+def _task_of(target: Target) -> Task:
+    """Return what a target is for: the pipeline's stock models classify."""
+    return TASKS["classify"] if target.kind == "pipeline" else saved_task(str(target.path))[0]
 
 
 def _read_target(word: str) -> Target:

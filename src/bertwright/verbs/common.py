@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bertwright.config import config_to_dict, dump_recipe, load_recipe, require
-from bertwright.errors import CheckpointError, ConfigError, ModelLoadError
+from bertwright.errors import CheckpointError, ConfigError, ModelLoadError, UnknownChoiceError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_write_text, read_json
-from bertwright.tasks import TASKS
+from bertwright.tasks import TASKS, Task
 from bertwright.training.keeper import FREE_TO_CHANGE
 
 if TYPE_CHECKING:
-    from bertwright.data.schema import LabelSet
-    from bertwright.data.sources import Rows
+    from bertwright.data.labels import LabelSet
+    from bertwright.data.rows import Rows
     from bertwright.engines.base import EngineSpec
     from bertwright.models.task_model import TaskModel
     from bertwright.training.config import TrainingConfig
@@ -31,7 +31,7 @@ __all__ = [
     "read_rows",
     "read_train_and_eval",
     "save_trained",
-    "saved_labels",
+    "saved_task",
     "serving_model",
 ]
 
@@ -101,6 +101,9 @@ class InputConfig:
     """Column with the text. Found by name when not given: text, sentence, query, ..."""
     text_b_column: str | None = None
     """Column with the second text of a pair. Found by name when not given."""
+    column: tuple[str, ...] = ()
+    """Any other column, ROLE=NAME (context=passage); may be given several times. The roles are
+    those of the task; each is found by name when not given."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A row that cannot be used stops the command, or is skipped and kept in rejected.jsonl."""
     max_rows: int | None = None
@@ -121,23 +124,26 @@ class DataConfig(InputConfig):
 def read_rows(
     source: str,
     config: InputConfig,
+    task: Task,
     *,
     labels: LabelSet | None = None,
     need_label: bool = True,
     rejected_path: Path | None = None,
     split: str = "train",
 ) -> Rows:
-    """Load rows from `source` as the options say. Errors are those of `load_rows`."""
-    from bertwright.data.schema import Columns
-    from bertwright.data.sources import load_rows
+    """Load a task's rows from `source` as the options say. Errors are those of `load_rows`."""
+    from bertwright.data.load import load_rows
 
-    columns = Columns(
-        text=config.text_column,
-        text_b=config.text_b_column,
-        label=config.label_column if isinstance(config, DataConfig) else None,
-    )
+    given = {
+        "text": config.text_column,
+        "text_b": config.text_b_column,
+        "label": config.label_column if isinstance(config, DataConfig) else None,
+    }
+    columns = {role: name for role, name in given.items() if name is not None}
+    columns |= _read_columns(config.column, task)
     return load_rows(
         source,
+        schema=task.schema,
         columns=columns,
         labels=labels,
         need_label=need_label,
@@ -148,23 +154,46 @@ def read_rows(
     )
 
 
+def _read_columns(words: Sequence[str], task: Task) -> dict[str, str]:
+    """Return what `--column ROLE=NAME` says, by role.
+
+    Raises:
+        ConfigError: a word is of another form.
+        UnknownChoiceError: the task has no such role.
+    """
+    columns = {}
+    for word in words:
+        role, equals, name = word.partition("=")
+        if not (equals and role and name):
+            raise ConfigError(f"--column {word}: not of the form ROLE=NAME")
+        if role not in task.schema.roles:
+            raise UnknownChoiceError(f"column of the task {task.name}", role, task.schema.roles)
+        columns[role] = name
+    return columns
+
+
 def read_train_and_eval(
-    config: TrainingVerbConfig, run_dir: Path, *, labels: LabelSet | None = None
+    config: TrainingVerbConfig, run_dir: Path, task: Task, *, labels: LabelSet | None = None
 ) -> tuple[Rows, Rows]:
     """Read the rows to train on and those to evaluate on: `eval_data`, or a share held out.
 
     Rejected rows are written to the run directory. Errors are those of `load_rows`.
     """
-    from bertwright.data.sources import split_rows
+    from bertwright.data.rows import split_rows
 
     rows = read_rows(
-        config.data, config.reading, labels=labels, rejected_path=run_dir / "rejected.jsonl"
+        config.data,
+        config.reading,
+        task,
+        labels=labels,
+        rejected_path=run_dir / "rejected.jsonl",
     )
     if config.eval_data is None:
         return split_rows(rows, share=config.eval_share, seed=config.training.seed)
     eval_rows = read_rows(
         config.eval_data,
         config.reading,
+        task,
         labels=rows.labels,
         rejected_path=run_dir / "rejected-eval.jsonl",
         split="validation",
@@ -172,15 +201,17 @@ def read_train_and_eval(
     return rows, eval_rows
 
 
-def saved_labels(model: str, option: str = "--model") -> LabelSet:
-    """Return the labels that a run, model or exported folder was trained on.
+def saved_task(model: str, option: str = "--model") -> tuple[Task, LabelSet | None]:
+    """Return the task and the labels (if it has any) of a run, model or exported folder.
 
     Raises:
         ModelLoadError: it is not such a folder.
     """
-    from bertwright.data.schema import LabelSet
+    from bertwright.data.labels import LabelSet
 
-    return LabelSet(tuple(map(str, _saved_facts(model, option)["labels"])))
+    facts = _saved_facts(model, option)
+    names = tuple(map(str, facts["labels"]))
+    return TASKS[facts["task"]], LabelSet(names) if names else None
 
 
 def serving_model(model: str, engine: str | None) -> tuple[Path, EngineSpec]:

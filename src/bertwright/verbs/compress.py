@@ -18,7 +18,7 @@ from bertwright.verbs.common import (
     open_run_dir,
     read_rows,
     read_train_and_eval,
-    saved_labels,
+    saved_task,
 )
 
 __all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress"]
@@ -143,12 +143,12 @@ def compress(config: CompressConfig) -> CompressResult:
     Raises:
         UsageError: an option, the data or the model cannot be used.
     """
-    labels = saved_labels(config.model)
+    task, labels = saved_task(config.model)
     run_dir = open_run_dir("compress", config, may_change=MAY_CHANGE_ON_RESUME)
-    train, dev = read_train_and_eval(config, run_dir, labels=labels)
+    train, dev = read_train_and_eval(config, run_dir, task, labels=labels)
     test = None
     if config.test_data is not None:
-        test = read_rows(config.test_data, config.reading, labels=labels, split="test")
+        test = read_rows(config.test_data, config.reading, task, labels=labels, split="test")
     result = search(
         config.model,
         SearchRows(train, dev, test),

@@ -51,7 +51,7 @@ class DemoConfig:
     """Least throughput, as a multiple of the teacher's through transformers' pipeline in fp32."""
     epochs: float = 3.0
     """Passes over the rows for the teacher."""
-    student_epochs: float = 3.0
+    student_epochs: float = 2.0
     """Passes over the rows for each student."""
     max_rows: int | None = None
     """Use only so many rows, for a quick look."""

@@ -26,7 +26,7 @@ from bertwright.verbs.common import (
     open_run_dir,
     read_train_and_eval,
     save_trained,
-    saved_labels,
+    saved_task,
 )
 
 __all__ = ["CONTROL", "EXAMPLES", "GROUPS", "DistilConfig", "distil"]
@@ -110,16 +110,17 @@ def distil(config: DistilConfig) -> TrainedResult:
         NonFiniteLossError: the loss became NaN or infinite.
     """
     methods = _read_methods(config)
-    labels = saved_labels(config.teacher, "--teacher")
+    task, labels = saved_task(config.teacher, "--teacher")
     teacher = TaskModel.load(config.teacher)
     layers = choose_layers(teacher.roles.num_layers, config.layers, _layer_rule(config))
     run_dir = open_run_dir("distil", config)
-    rows, eval_rows = read_train_and_eval(config, run_dir, labels=labels)
+    rows, eval_rows = read_train_and_eval(config, run_dir, task, labels=labels)
     teacher.max_length = config.training.max_length
     encoded, encoded_eval = (
         tokenise(
             part,
             teacher.tokenizer,
+            encoder=task.encoder,
             max_length=teacher.max_length,
             long_rows=config.long_rows,
         )

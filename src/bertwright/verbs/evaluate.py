@@ -7,7 +7,7 @@ from typing import Any
 
 from bertwright.config import require
 from bertwright.evaluate.evaluate import evaluate_model_dir
-from bertwright.verbs.common import DataConfig, read_rows, saved_labels, serving_model
+from bertwright.verbs.common import DataConfig, read_rows, saved_task, serving_model
 
 __all__ = ["EXAMPLES", "GROUPS", "EvaluateConfig", "evaluate"]
 
@@ -73,8 +73,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         WorkerError: the measuring process failed.
     """
     folder, spec = serving_model(config.model, config.engine)
-    labels = saved_labels(config.model)
-    rows = read_rows(config.data, config.reading, labels=labels, split="test")
+    task, labels = saved_task(config.model)
+    rows = read_rows(config.data, config.reading, task, labels=labels, split="test")
     return evaluate_model_dir(
         folder,
         rows,

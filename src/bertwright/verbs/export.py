@@ -9,14 +9,15 @@ from typing import Any, Literal
 import numpy as np
 
 from bertwright.config import require
-from bertwright.data.sources import Rows
+from bertwright.data.rows import Rows
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
-from bertwright.verbs.common import DataConfig, read_rows, saved_labels
+from bertwright.tasks import TASKS
+from bertwright.verbs.common import DataConfig, read_rows, saved_task
 
 __all__ = ["EXAMPLES", "GROUPS", "ExportConfig", "ExportResult", "export"]
 
@@ -124,14 +125,16 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
     model = TaskModel.load(source)
 
     def encode(rows: Rows):
-        return tokenise(rows, model.tokenizer, max_length=model.max_length)
+        return tokenise(
+            rows, model.tokenizer, encoder=TASKS[model.task].encoder, max_length=model.max_length
+        )
 
     quantized = config.precision == "int8"
-    labels = saved_labels(config.model) if quantized else None
-    rows = read_rows(config.data, config.reading, labels=labels, need_label=quantized)
+    task, labels = saved_task(config.model)
+    rows = read_rows(config.data, config.reading, task, labels=labels, need_label=quantized)
     dev = None
     if quantized and config.eval_data is not None:
-        dev = read_rows(config.eval_data, config.reading, labels=labels, split="test")
+        dev = read_rows(config.eval_data, config.reading, task, labels=labels, split="test")
     elif quantized:
         order = np.random.default_rng(0).permutation(len(rows))
         cut = max(1, len(rows) // 10)

@@ -54,7 +54,9 @@ class FinetuneConfig:
     eval_share: float = 0.1
     """Share of the rows held out, when there is no --eval-data."""
     task: str = "classify"
-    """What to learn. So far: classify (one label a text, or a pair of texts)."""
+    """What to learn: classify (one label a text, or a pair of texts), multilabel (several labels),
+    powerset (the same, each set of labels a class), regress (a number), tag (entities: tokens with
+    tags, or text with spans), span (the answer to a question in a context)."""
     reading: DataConfig = field(default_factory=DataConfig)
     long_rows: Literal["truncate", "stop"] = "truncate"
     """A row longer than --max-length is cut, or stops the command."""
@@ -93,21 +95,24 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
             )
         hooks.append(entry.apply(method))
     run_dir = open_run_dir("finetune", config)
-    rows, eval_rows = read_train_and_eval(config, run_dir)
-    assert rows.labels is not None
+    task = TASKS[config.task]
+    rows, eval_rows = read_train_and_eval(config, run_dir, task)
+    labels = [] if rows.labels is None else list(rows.labels.names)
     training = config.training
     model = build_task_model(
         config.model,
         task=config.task,
-        labels=list(rows.labels.names),
+        labels=labels,
         config=config.classifier,
         max_length=training.max_length,
         seed=training.seed,
+        outputs=task.outputs(labels),
     )
     encoded, encoded_eval = (
         tokenise(
             part,
             model.tokenizer,
+            encoder=task.encoder,
             max_length=training.max_length,
             long_rows=config.long_rows,
         )
@@ -117,7 +122,7 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
         model,
         encoded,
         encoded_eval,
-        task=TASKS[config.task],
+        task=task,
         config=training,
         hooks=hooks,
         run_dir=run_dir,

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +16,7 @@ from bertwright.config import require
 from bertwright.errors import ConfigError, FileFormatError
 from bertwright.files import atomic_file
 from bertwright.progress import Progress
-from bertwright.verbs.common import InputConfig, read_rows, serving_model
+from bertwright.verbs.common import InputConfig, read_rows, saved_task, serving_model
 
 __all__ = ["EXAMPLES", "GROUPS", "PredictConfig", "Predictions", "predict", "read_lines"]
 
@@ -99,7 +99,10 @@ def predict(config: PredictConfig, *, stream: TextIO | None = None) -> Predictio
     elif config.input is not None:
         source = config.input
     rejected = None if config.output == STANDARD else Path(config.output).parent / "rejected.jsonl"
-    rows = read_rows(source, config.reading, need_label=False, rejected_path=rejected, split="test")
+    task, _ = saved_task(config.model)
+    rows = read_rows(
+        source, config.reading, task, need_label=False, rejected_path=rejected, split="test"
+    )
     began = time.perf_counter()
     kept: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -110,16 +113,15 @@ def predict(config: PredictConfig, *, stream: TextIO | None = None) -> Predictio
         bar = stack.enter_context(Progress("predict", total=len(rows), unit="texts"))
         for start in range(0, len(rows), CHUNK_ROWS):
             part = rows.select(range(start, min(start + CHUNK_ROWS, len(rows))))
-            texts = part.texts()
-            texts_b = part.texts_b()
-            answers = predictor.predict(texts, texts_b)
-            found = _join(part.row_numbers().tolist(), texts, texts_b, answers)
+            asked = part.columns(task.inputs)
+            answers = predictor.predict_rows(asked)
+            found = _join(part.row_numbers().tolist(), asked, task.shown, answers)
             if stream is None:
                 kept.extend(found)
             else:
                 stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
                 stream.flush()
-            bar.advance(len(texts))
+            bar.advance(len(part))
     return Predictions(
         rows=kept,
         num_rows=len(rows),
@@ -156,10 +158,10 @@ def read_lines(lines: Iterable[str], name: str) -> Iterator[dict[str, Any]]:
 
 def _join(
     numbers: Iterable[int],
-    texts: list[str],
-    texts_b: list[str] | None,
+    asked: Mapping[str, Sequence[Any]],
+    shown: Sequence[str],
     answers: list[dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    for place, (number, text, answer) in enumerate(zip(numbers, texts, answers, strict=True)):
-        pair = {} if texts_b is None else {"text_b": texts_b[place]}
-        yield {"row": number, "text": text, **pair, **answer}
+    columns = [name for name in shown if name in asked]
+    for place, (number, answer) in enumerate(zip(numbers, answers, strict=True)):
+        yield {"row": number, **{name: asked[name][place] for name in columns}, **answer}

@@ -25,9 +25,14 @@ __all__ = [
     "SoftTargetsConfig",
     "entropy_temperature",
     "mix_losses",
+    "number_matching_loss",
+    "soft_labels_loss",
+    "soft_places_loss",
     "soft_target_loss",
 ]
 
+IGNORED = -100
+PADDING_LOGIT = -1e9
 TEMPERATURE_MIN = 0.25
 TEMPERATURE_MAX = 20.0
 LOG_GAMMA_BOUND = 20.0
@@ -64,6 +69,65 @@ def soft_target_loss(logits_s: Tensor, logits_t: Tensor, temperature: float | Te
     log_p_t = torch.log_softmax(logits_t.detach().to(wide) / temp_B1, dim=1)
     terms = torch.where(log_p_t.isneginf(), 0.0, log_p_t.exp() * (log_p_t - log_p_s))
     return temp_B1.squeeze(1) ** 2 * terms.sum(dim=1)
+
+
+def soft_labels_loss(logits_s: Tensor, logits_t: Tensor, temperature: float) -> Tensor:
+    """Return T² KL between the two sigmoids of each label, the mean over labels, of each example.
+
+    `soft_target_loss` for labels that do not exclude each other: each is a choice between two.
+
+    Args:
+        logits_s: [B, C], the student's; gradients flow here only.
+        logits_t: [B, C], the teacher's, labels in the same order.
+        temperature: T > 0.
+
+    Returns:
+        [B], nats times T²; 0 where all labels agree.
+    """
+    pairs_s, pairs_t = (
+        torch.stack([logits.flatten(), torch.zeros_like(logits).flatten()], dim=1)
+        for logits in (logits_s, logits_t)
+    )
+    return soft_target_loss(pairs_s, pairs_t, temperature).view_as(logits_s).mean(dim=1)
+
+
+def number_matching_loss(outputs_s: Tensor, outputs_t: Tensor, spread: Tensor) -> Tensor:
+    """Return the squared error to the teacher's numbers of each example, the mean over outputs.
+
+    Args:
+        outputs_s: [B, C], the student's; gradients flow here only.
+        outputs_t: [B, C], the teacher's.
+        spread: [C], the unit of the error: the deviation of the training targets.
+
+    Returns:
+        [B], without a unit.
+    """
+    return ((outputs_s.float() - outputs_t.detach().float()) / spread).square().mean(dim=1)
+
+
+def soft_places_loss(
+    logits_s: Tensor, logits_t: Tensor, real: Tensor, temperature: float
+) -> Tensor:
+    """Return T² KL between the two distributions over a row's tokens, the mean over outputs.
+
+    Args:
+        logits_s: [B, L, C], the student's; gradients flow here only.
+        logits_t: [B, L, C], the teacher's.
+        real: bool [B, L], false at padding.
+        temperature: T > 0.
+
+    Returns:
+        [B], nats times T²; 0 where all distributions agree.
+    """
+    length = logits_s.shape[1]
+    flat_s, flat_t = (
+        logits.float()
+        .masked_fill(~real[..., None], PADDING_LOGIT)
+        .transpose(1, 2)
+        .reshape(-1, length)
+        for logits in (logits_s, logits_t)
+    )
+    return soft_target_loss(flat_s, flat_t, temperature).view(len(real), -1).mean(dim=1)
 
 
 def mix_losses(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
@@ -174,7 +238,9 @@ CARD = MethodCard(
         "       + alpha T² KL(softmax(z_t/T) || softmax(z_s/T))\n"
         "sum over classes, then the mean over examples. KL, not cross-entropy: 0 is optimal.\n"
         "entropy h: T_i = 1/gamma_i with H(softmax(gamma_i z_t)) = h log C, both sides and the\n"
-        "factor T_i² at that T_i, which is kept between 0.25 and 20."
+        "factor T_i² at that T_i, which is kept between 0.25 and 20.\n"
+        "several labels a text: the same of each label's two outcomes, mean over labels.\n"
+        "numbers: ((z_s - z_t) / s)², s the deviation of the training targets; T has no part."
     ),
     needs="Labels (unless alpha = 1) and a fine-tuned teacher with the same classes. No roles.",
     cost=(
@@ -226,6 +292,12 @@ class SoftTargets(Hook):
 
     def on_start(self, state: RunState) -> None:
         """Refuse a teacher whose classes are not the student's, in the same order."""
+        if self.config.entropy is not None and state.model.outputs.kind != "classes":
+            raise UsageError(
+                f"--method soft_targets:entropy={self.config.entropy} is for classes, and "
+                f"{state.task.name} has none",
+                hint="leave entropy out",
+            )
         labels_s, labels_t = list(state.model.labels), list(self.teacher.labels)
         if labels_s != labels_t:
             raise UsageError(
@@ -255,6 +327,25 @@ class SoftTargets(Hook):
         if alpha == 0:
             return
         logits_t = self.teacher.logits(state.batch).to(hard.device)
-        soft = soft_target_loss(state.output.logits, logits_t, self.temperatures(logits_t))
+        soft = self._soft_loss(state.output.logits, logits_t, state)
         state.losses["soft_targets/soft"] = soft.detach().mean()
         state.per_example_loss = mix_losses(hard, soft, alpha)
+
+    def _soft_loss(self, logits_s: Tensor, logits_t: Tensor, state: RunState) -> Tensor:
+        """Return the loss to the teacher's outputs of each example, [B], by what they are."""
+        outputs, model = state.model.outputs, state.model
+        if outputs.kind == "numbers":
+            return number_matching_loss(logits_s, logits_t, model.scale.spread)  # type: ignore[arg-type]
+        if outputs.kind == "labels":
+            return soft_labels_loss(logits_s, logits_t, self.config.temperature)
+        if outputs.kind == "places":
+            real = state.batch["attention_mask"].bool()
+            return soft_places_loss(logits_s, logits_t, real, self.config.temperature)
+        if outputs.level == "row":
+            return soft_target_loss(logits_s, logits_t, self.temperatures(logits_t))
+        counted = state.batch["labels"] != IGNORED
+        wanted = logits_t[counted]
+        losses = soft_target_loss(logits_s[counted], wanted, self.temperatures(wanted))
+        rows = counted.nonzero()[:, 0]
+        sums = torch.zeros(len(counted), device=losses.device).index_add(0, rows, losses)
+        return model.head.per_row(sums)  # type: ignore[operator]

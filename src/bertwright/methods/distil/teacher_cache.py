@@ -32,7 +32,7 @@ __all__ = [
     "weights_hash",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FLOAT16_MAX = 65504.0
 Batch = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ class TeacherSource(Protocol):
     hidden_size: int
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return [B, C], float32, no gradient."""
+        """Return [B, C] or [B, L, C], float32, no gradient."""
         ...
 
     def hidden(self, batch: Batch, layer: int) -> Tensor:
@@ -170,6 +170,7 @@ class TeacherCache:
         self.num_heads: int = facts["num_heads"]
         self.hidden_size: int = facts["hidden_size"]
         self.key: str = facts["key"]
+        self.level: str = facts["level"]
         self._slots = self._open("slots")
         self._lengths = self._open("lengths")
         self._starts = _starts(self._lengths)
@@ -227,6 +228,7 @@ class TeacherCache:
         facts |= {
             "key": key,
             "labels": list(teacher.labels),
+            "level": teacher.outputs.level,
             "num_layers": roles.num_layers,
             "num_heads": roles.num_heads,
             "hidden_size": roles.hidden_size,
@@ -243,7 +245,9 @@ class TeacherCache:
         return cls(place)
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return [B, C] of a collated batch, or of anything with `indices` into the rows."""
+        """Return [B, C], or [B, L, C] with zeros at padding where there are outputs a token."""
+        if self.level == "token":
+            return self._unpacked(self._logits, batch)
         slots = self._slots[_indices(batch)]
         return torch.from_numpy(np.ascontiguousarray(self._logits[slots]))
 
@@ -253,7 +257,10 @@ class TeacherCache:
         Raises:
             KeyError: this layer was not kept when the cache was built.
         """
-        source = self._hidden[layer]
+        return self._unpacked(self._hidden[layer], batch)
+
+    def _unpacked(self, source: np.ndarray, batch: Batch) -> Tensor:
+        """Return [B, L, ...] of what is stored token after token, zeros at padding."""
         mask = batch["attention_mask"].bool().cpu()
         out = torch.zeros(*mask.shape, source.shape[1])
         slots = self._slots[_indices(batch)]
@@ -351,7 +358,9 @@ def _write_outputs(
                 contextlib.closing(_Growing(folder / f"{name}.npy", shape, dtype))
             )
 
-        logits = growing("logits", (len(order), len(teacher.labels)), np.float32)
+        by_token = teacher.outputs.level == "token"
+        num_outputs = tokens if by_token else len(order)
+        logits = growing("logits", (num_outputs, teacher.outputs.count), np.float32)
         hidden = {
             n: growing(f"hidden_{n}", (tokens, roles.hidden_size), dtype) for n in hidden_layers
         }
@@ -365,7 +374,7 @@ def _write_outputs(
             output = run_teacher(teacher, batch, hidden=bool(hidden), attentions=bool(attention))
             mask = batch["attention_mask"].bool()
             both = mask.unsqueeze(2) & mask.unsqueeze(1)
-            logits.append(output.logits.float())
+            logits.append(output.logits.float()[mask] if by_token else output.logits.float())
             for n, file in hidden.items():
                 assert output.hidden_states is not None
                 file.append(output.hidden_states[n].float()[mask])

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from transformers import PreTrainedConfig
 
+from bertwright.errors import ConfigError
 from bertwright.models.heads.classification import ClassificationHead, HeadConfig
 from bertwright.models.heads.stock import StockHead
+from bertwright.models.heads.tokens import TokenHead
+from bertwright.models.outputs import Outputs
 
-__all__ = ["ClassificationHead", "HeadConfig", "StockHead", "build_head"]
+__all__ = ["ClassificationHead", "HeadConfig", "StockHead", "TokenHead", "build_head"]
 
 
-def build_head(config: PreTrainedConfig, num_outputs: int, head: HeadConfig) -> nn.Module:
-    """Return a new head for an encoder with this `config`: [B, D] -> [B, num_outputs]."""
+def build_head(
+    config: PreTrainedConfig, outputs: Outputs, head: HeadConfig, names: Sequence[str] = ()
+) -> nn.Module:
+    """Return a new head for an encoder with this `config`.
+
+    Its forward is [B, D] -> [B, C], or of a token head ([B, L, D], mask [B, L]) -> [B, L, C].
+
+    Raises:
+        ConfigError: options of token heads for a head that is none.
+    """
+    if outputs.level == "token":
+        return TokenHead(config, outputs.count, head, names)
+    for option in ("head_lstm", "head_crf"):
+        if getattr(head, option):
+            raise ConfigError(
+                f"--{option.replace('_', '-')} is for tasks with one answer a token",
+                hint="leave it out",
+            )
+    num_outputs = outputs.count
     if head.head == "stock":
         return StockHead(config, num_outputs, head.head_dropout)
     return ClassificationHead(int(config.hidden_size), num_outputs, head)

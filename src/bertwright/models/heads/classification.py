@@ -6,8 +6,9 @@ Shapes: B batch, D width of the pooled vector, C classes.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from bertwright.config import require
 from bertwright.errors import ConfigError
 from bertwright.registry import Choices
 
-__all__ = ["ACTIVATIONS", "ClassificationHead", "HeadConfig"]
+__all__ = ["ACTIVATIONS", "ClassificationHead", "HeadConfig", "build_mlp"]
 
 ACTIVATIONS: Choices[type[nn.Module]] = Choices(
     "head activation", {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
@@ -39,6 +40,10 @@ class HeadConfig:
     """Dropout rate in the head; by default the family's own (0.1 for linear and mlp)."""
     head_activation: Literal["relu", "tanh", "gelu"] = "tanh"
     """Activation of the mlp head's hidden layers."""
+    head_lstm: int = 0
+    """Width of each direction of an LSTM below a token head; 0: none."""
+    head_crf: bool = False
+    """Score the tags of a row together, with a linear-chain CRF (tagging only)."""
 
     def __post_init__(self) -> None:
         require(self.head in ("stock", "linear", "mlp"), "head", self.head, "stock, linear or mlp")
@@ -47,6 +52,7 @@ class HeadConfig:
         if self.head_dropout is not None:
             rate = self.head_dropout
             require(0.0 <= rate < 1.0, "head_dropout", rate, "0 or more and below 1")
+        require(self.head_lstm >= 0, "head_lstm", self.head_lstm, "0 or more")
         ACTIVATIONS[self.head_activation]
         if (self.head == "mlp") != (self.head_layers > 0):
             raise ConfigError(
@@ -70,12 +76,33 @@ class ClassificationHead(nn.Module):
         self.activation = ACTIVATIONS[config.head_activation]()
         self.dropout = nn.Dropout(rate)
         self.out = nn.Linear(widths[-1], num_outputs)
-        for linear in [*self.hidden, self.out]:
-            nn.init.normal_(linear.weight, std=_INIT_STD)
-            nn.init.zeros_(linear.bias)
+        _draw_weights([*self.hidden, self.out])
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return logits [B, C] from pooled vectors [B, D]."""
         for linear in self.hidden:
             pooled = self.activation(linear(self.dropout(pooled)))
         return self.out(self.dropout(pooled))
+
+
+def build_mlp(
+    in_features: int, num_outputs: int, config: HeadConfig, dropout: float
+) -> tuple[nn.Sequential, nn.Linear]:
+    """Return the hidden layers (none: an empty sequence) and the last linear layer of a head.
+
+    Both work on the last axis. Weights are drawn as those of `ClassificationHead`.
+    """
+    widths = [in_features] + [config.head_hidden] * config.head_layers
+    hidden: list[nn.Module] = []
+    linears = [nn.Linear(*pair) for pair in itertools.pairwise(widths)]
+    for linear in linears:
+        hidden += [nn.Dropout(dropout), linear, ACTIVATIONS[config.head_activation]()]
+    out = nn.Linear(widths[-1], num_outputs)
+    _draw_weights([*linears, out])
+    return nn.Sequential(*hidden), out
+
+
+def _draw_weights(linears: Iterable[Any]) -> None:
+    for linear in linears:
+        nn.init.normal_(linear.weight, std=_INIT_STD)
+        nn.init.zeros_(linear.bias)

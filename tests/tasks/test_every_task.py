@@ -1,0 +1,185 @@
+"""Every task, swept: it trains, is saved and loaded, runs in every engine, teaches a student."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
+from bertwright.data.rows import Rows
+from bertwright.data.tokenise import EncodedRows, tokenise
+from bertwright.engines.base import EngineSpec
+from bertwright.engines.compile import compile_model
+from bertwright.engines.predictor import Predictor
+from bertwright.errors import DataError
+from bertwright.evaluate.evaluate import evaluate_model_dir, score_model_dir
+from bertwright.methods.distil.soft_targets import SoftTargetsConfig
+from bertwright.methods.distil.student_init import init_student
+from bertwright.methods.distil.train import train_distilled
+from bertwright.models.task_model import TaskModel, build_task_model
+from bertwright.tasks import TASKS
+from bertwright.training.config import TrainingConfig
+from bertwright.training.loop import train
+from tiny import tiny_encoder
+
+FILLERS = "the a is was very really not always".split()
+WORDS = {"food": ["food", "dog", "house"], "film": ["film", "movie", "book"]}
+
+
+def row_of(task: str, rng: random.Random) -> dict[str, Any]:
+    """Return a row whose answer is told by the words in it."""
+    kind = rng.choice(sorted(WORDS))
+    word, filler = rng.choice(WORDS[kind]), rng.choices(FILLERS, k=rng.randint(2, 9))
+    place = rng.randint(0, len(filler))
+    words = [*filler[:place], word, *filler[place:]]
+    text = " ".join(words)
+    if task == "classify":
+        return {"text": text, "label": kind}
+    if task in ("multilabel", "powerset"):
+        return {"text": text, "label": ["film", "seen"] if kind == "film" else ["food"]}
+    if task == "regress":
+        return {"text": text, "label": 10.0 if kind == "film" else 20.0}
+    if task == "tag":
+        tags = ["O"] * len(words)
+        tags[place] = f"B-{kind}"
+        return {"tokens": words, "tags": tags}
+    assert task == "span"
+    start = len(" ".join([*filler[:place], ""]))
+    return {
+        "question": f"the {kind}",
+        "context": text,
+        "answers": [{"text": word, "answer_start": start}],
+    }
+
+
+def rows_of(task: str, count: int = 96, seed: int = 0) -> Rows:
+    rng = random.Random(seed)
+    return load_rows([row_of(task, rng) for _ in range(count)], schema=TASKS[task].schema)
+
+
+def encode(task: str, rows: Rows, model: TaskModel) -> EncodedRows:
+    return tokenise(rows, model.tokenizer, encoder=TASKS[task].encoder, max_length=48)
+
+
+def tiny_training(**overrides: Any) -> TrainingConfig:
+    values = {"epochs": 8, "lr": 3e-3, "batch_size": 16, "precision": "fp32", "evals_per_epoch": 1}
+    return TrainingConfig(**(values | overrides))
+
+
+@pytest.fixture(scope="module", params=sorted(TASKS))
+def trained(request, tmp_path_factory):
+    """A model of each task that was trained on rows it can learn: (task, folder, dev rows)."""
+    task = request.param
+    rows, dev = rows_of(task), rows_of(task, 40, seed=1)
+    labels = [] if rows.labels is None else list(rows.labels.names)
+    if labels:
+        dev = dev.with_labels(LabelSet(tuple(labels)))
+    encoder, tokenizer = tiny_encoder("bert")
+    model = build_task_model(
+        encoder,
+        task=task,
+        labels=labels,
+        tokenizer=tokenizer,
+        max_length=48,
+        outputs=TASKS[task].outputs(labels),
+    )
+    folder = tmp_path_factory.mktemp(task)
+    result = train(
+        model,
+        encode(task, rows, model),
+        encode(task, dev, model),
+        task=TASKS[task],
+        config=tiny_training(),
+        run_dir=folder,
+    )
+    assert set(TASKS[task].metric_names) <= set(result.metrics)
+    assert result.best_score is not None and math.isfinite(result.metrics["loss"])
+    model.save(folder / "model")
+    return task, folder / "model", dev, result.best_score
+
+
+def test_it_learns_and_the_saved_model_scores_what_the_trained_one_did(trained):
+    task, folder, dev, best = trained
+    scores = score_model_dir(folder, dev)
+    assert scores.score == pytest.approx(best, abs=1e-6) and best > 0.5
+    assert scores.interval.low <= scores.score <= scores.interval.high
+    assert len(scores) == len(scores.answers) == len(scores.truths) == len(dev)
+    agreement = np.mean([a == t for a, t in zip(scores.answers, scores.truths, strict=True)])
+    assert agreement > 0.5 or task == "regress"
+
+
+@pytest.mark.parametrize("spec", ["openvino:fp32", "openvino:int8", "onnxruntime:fp32"])
+def test_every_engine_gives_the_same_answers(trained, spec, tmp_path):
+    task, folder, dev, best = trained
+    model = TaskModel.load(folder)
+    encoded = encode(task, dev, model)
+    compile_model(
+        folder,
+        EngineSpec.parse(spec),
+        tmp_path / "artifact",
+        calibration=encoded,
+        parity=encoded,
+        dev=encoded,
+        tolerance_points=10,
+    )
+    scores = score_model_dir(tmp_path / "artifact", dev, spec)
+    assert scores.score == pytest.approx(best, abs=1e-4 if "fp32" in spec else 0.1)
+
+
+def test_answers_are_json_and_do_not_depend_on_the_batch(trained):
+    task, folder, dev, _ = trained
+    predictor = Predictor(folder, batch_size=7)
+    asked = dev.columns(TASKS[task].inputs)
+    answers = predictor.predict_rows(asked)
+    assert len(answers) == len(dev) and json.loads(json.dumps(answers)) == answers
+    alone = predictor.predict_rows({name: column[3:4] for name, column in asked.items()})
+    assert TASKS[task].describe(alone[0])[0] == TASKS[task].describe(answers[3])[0]
+    assert predictor.count_tokens(asked) > len(dev)
+
+
+def test_a_student_learns_from_its_soft_targets(trained, tmp_path):
+    task, folder, dev, best = trained
+    teacher = TaskModel.load(folder)
+    rows = rows_of(task)
+    if rows.labels is not None:
+        rows = rows.with_labels(LabelSet(tuple(teacher.labels)))
+    student = init_student(teacher, [0, 1])
+    result = train_distilled(
+        student,
+        teacher,
+        encode(task, rows, teacher),
+        encode(task, dev, teacher),
+        methods=[SoftTargetsConfig(alpha=1.0)],
+        training=tiny_training(epochs=2),
+        run_dir=tmp_path / "run",
+        cache_folder=tmp_path / "cache",
+    )
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert losses[-1] < losses[0]
+    assert result.best_score is not None and result.best_score > 0.7 * best
+    assert student.roles.num_layers == 2
+
+
+def test_evaluate_prints_its_keys_for_every_task(trained):
+    task, folder, dev, _ = trained
+    found = evaluate_model_dir(folder, dev, repeats=1, latency_rows=2, threads=1)
+    assert found["task"] == task and found["primary"] == TASKS[task].primary
+    assert found["throughput_texts_s"] > 0
+
+
+def test_rows_without_targets_are_not_judged(trained):
+    task, folder, dev, _ = trained
+    model = TaskModel.load(folder)
+    encoded = encode(task, dev, model)
+    outputs = Predictor(folder).logits_encoded(encoded)
+    with pytest.raises(DataError, match="have no"):
+        TASKS[task].judge(outputs, encoded.without_targets(), model.decoding)
