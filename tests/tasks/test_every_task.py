@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bertwright.data.batching import collate
+from bertwright.data.gather import Gathered
 from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
 from bertwright.data.rows import Rows
@@ -25,8 +27,9 @@ from bertwright.methods.distil.train import train_distilled
 from bertwright.models.task_model import TaskModel, build_task_model
 from bertwright.tasks import TASKS
 from bertwright.training.config import TrainingConfig
+from bertwright.training.evaluation import MODEL_INPUTS
 from bertwright.training.loop import train
-from tiny import tiny_encoder
+from tiny import FAMILY_NAMES, tiny_encoder
 
 FILLERS = "the a is was very really not always".split()
 WORDS = {"food": ["food", "dog", "house"], "film": ["film", "movie", "book"]}
@@ -183,3 +186,39 @@ def test_rows_without_targets_are_not_judged(trained):
     outputs = Predictor(folder).logits_encoded(encoded)
     with pytest.raises(DataError, match="have no"):
         TASKS[task].judge(outputs, encoded.without_targets(), model.decoding)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("task", ["regress", "multilabel", "tag", "span"])
+def test_every_family_has_outputs_a_loss_and_gradients_for_every_kind_of_task(task, family):
+    rows = rows_of(task, 8)
+    labels = [] if rows.labels is None else list(rows.labels.names)
+    encoder, tokenizer = tiny_encoder(family)
+    model = build_task_model(
+        encoder,
+        task=task,
+        labels=labels,
+        tokenizer=tokenizer,
+        max_length=48,
+        outputs=TASKS[task].outputs(labels),
+    )
+    encoded = encode(task, rows, model)
+    TASKS[task].prepare(model, encoded)
+    batch = collate(encoded, np.arange(8))
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    logits = model(**inputs).logits
+    level = model.outputs.level
+    assert logits.shape[0] == 8 and logits.ndim == (3 if level == "token" else 2)
+    loss = TASKS[task].per_example_loss(logits, batch, model)
+    assert loss.shape == (8,) and bool(loss.isfinite().all()) and loss.sum().item() > 0
+    loss.sum().backward()
+    first = next(p for p in model.roles.layers[0].parameters() if p.grad is not None)
+    assert first.grad.abs().sum().item() > 0
+    assert len(TASKS[task].decode(_as_gathered(logits, batch), encoded.inputs(), labels, {})) == 8
+
+
+def _as_gathered(logits, batch):
+    gathered = Gathered(len(logits))
+    mask = batch["attention_mask"].numpy()
+    gathered.add(np.arange(len(logits)), logits.detach().numpy(), mask)
+    return gathered.in_order()
