@@ -29,36 +29,8 @@ from bertwright.tasks import TASKS
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import MODEL_INPUTS
 from bertwright.training.loop import train
+from task_rows import row_of
 from tiny import FAMILY_NAMES, tiny_encoder
-
-FILLERS = "the a is was very really not always".split()
-WORDS = {"food": ["food", "dog", "house"], "film": ["film", "movie", "book"]}
-
-
-def row_of(task: str, rng: random.Random) -> dict[str, Any]:
-    """Return a row whose answer is told by the words in it."""
-    kind = rng.choice(sorted(WORDS))
-    word, filler = rng.choice(WORDS[kind]), rng.choices(FILLERS, k=rng.randint(2, 9))
-    place = rng.randint(0, len(filler))
-    words = [*filler[:place], word, *filler[place:]]
-    text = " ".join(words)
-    if task == "classify":
-        return {"text": text, "label": kind}
-    if task in ("multilabel", "powerset"):
-        return {"text": text, "label": ["film", "seen"] if kind == "film" else ["food"]}
-    if task == "regress":
-        return {"text": text, "label": 10.0 if kind == "film" else 20.0}
-    if task == "tag":
-        tags = ["O"] * len(words)
-        tags[place] = f"B-{kind}"
-        return {"tokens": words, "tags": tags}
-    assert task == "span"
-    start = len(" ".join([*filler[:place], ""]))
-    return {
-        "question": f"the {kind}",
-        "context": text,
-        "answers": [{"text": word, "answer_start": start}],
-    }
 
 
 def rows_of(task: str, count: int = 96, seed: int = 0) -> Rows:
