@@ -26,6 +26,21 @@ def row_of(task: str, rng: random.Random) -> dict[str, Any]:
         tags = ["O"] * len(words)
         tags[place] = f"B-{kind}"
         return {"tokens": words, "tags": tags}
+    if task == "embed":
+        other = rng.choice(sorted(WORDS))
+        words_b = [*rng.choices(FILLERS, k=rng.randint(1, 5)), rng.choice(WORDS[other])]
+        return {"text": text, "text_b": " ".join(words_b), "score": float(kind == other)}
+    if task == "rerank":
+        right, count = rng.randint(0, 3), rng.randint(2, 4)
+        kinds = ["film" if place == right % count else "food" for place in range(count)]
+        return {
+            "query": "the good film",
+            "candidates": [
+                " ".join([*rng.choices(FILLERS, k=rng.randint(1, 9)), rng.choice(WORDS[kind])])
+                for kind in kinds
+            ],
+            "relevance": [float(kind == "film") for kind in kinds],
+        }
     assert task == "span"
     start = len(" ".join([*filler[:place], ""]))
     return {

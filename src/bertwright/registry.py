@@ -23,6 +23,7 @@ __all__ = [
     "list_methods",
     "parse_method_spec",
     "register_method",
+    "split_spec",
 ]
 
 V = TypeVar("V")
@@ -124,14 +125,27 @@ def parse_method_spec(spec: str) -> Any:
     Raises:
         ConfigError: an option is unknown, or its value is not of its type.
     """
+    name, options = split_spec(spec, "--method")
+    return config_from_strings(find_method(name).config_type, options, source=f"--method {spec}")
+
+
+def split_spec(spec: str, option: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the options of `name` or `name:key=value,key=value`.
+
+    Args:
+        spec: what was given.
+        option: the option that it was given with, for messages.
+
+    Raises:
+        ConfigError: a part is not key=value.
+    """
     name, _, rest = spec.partition(":")
-    entry = find_method(name.strip())
     pairs: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in rest.split(","))):
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(
-                f"--method {spec}: {part!r} is not key=value", hint="write NAME:key=value,key=value"
+                f"{option} {spec}: {part!r} is not key=value", hint="write NAME:key=value,key=value"
             )
         pairs[key.strip()] = value.strip()
-    return config_from_strings(entry.config_type, pairs, source=f"--method {spec}")
+    return name.strip(), pairs

@@ -13,7 +13,7 @@ from bertwright.data.load import load_rows
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import tokenise
 from bertwright.models.task_model import build_task_model
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import train
 from tiny import tiny_encoder
@@ -65,7 +65,7 @@ def teacher_dir(tmp_path_factory, rows) -> Path:
         model,
         encoded,
         tokenise(rows.dev, model.tokenizer, max_length=16),
-        task=TASKS["classify"],
+        task=find_task("classify"),
         config=TRAINING,
         run_dir=run,
     )

@@ -9,7 +9,7 @@ from bertwright.compress.candidates import StudentPlan, plan_students, sensible_
 from bertwright.compress.halving import choose_dropped
 from bertwright.errors import ConfigError
 from bertwright.evaluate.judged import Judged
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 
 
 def test_depths_are_the_divisors_below():
@@ -35,7 +35,7 @@ def test_a_depth_that_does_not_divide_is_refused_only_for_theseus():
 def rows(share: float, count: int = 400, shift: int = 0) -> Judged:
     """Return answers of which this share is right."""
     right = np.roll(np.arange(count) < share * count, shift)
-    return Judged(TASKS["classify"], np.stack([right, np.ones(count)], axis=1).astype(float))
+    return Judged(find_task("classify"), np.stack([right, np.ones(count)], axis=1).astype(float))
 
 
 def test_a_clearly_beaten_student_is_dropped_with_figures():

@@ -25,7 +25,7 @@ from bertwright.evaluate.evaluate import (
 )
 from bertwright.evaluate.significance import bootstrap, bootstrap_interval
 from bertwright.models.task_model import build_task_model
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.tasks.classify import Classify, softmax
 from tiny import tiny_encoder
 
@@ -89,7 +89,7 @@ def test_scores_agree_with_sklearn() -> None:
     labels = generator.integers(0, 3, 200)
     logits = generator.normal(size=(200, 3)) + 1.5 * np.eye(3)[labels]
     encoded = encoded_with(labels)
-    scores = score_outputs(TASKS["classify"], logits, encoded, LABELS, num_resamples=300)
+    scores = score_outputs(find_task("classify"), logits, encoded, LABELS, num_resamples=300)
     predicted = logits.argmax(1)
     assert scores.score == pytest.approx((predicted == labels).mean())
     assert scores.metrics["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
@@ -148,11 +148,11 @@ def test_unknown_labels_and_unlabelled_rows_are_refused(
         score_model_dir(tmp_path, labelled(["good"] * 7))
     with pytest.raises(UsageError, match="no rows"):
         empty = encoded_with(np.array([0])).select([])
-        score_outputs(TASKS["classify"], np.zeros((0, 3)), empty, LABELS)
+        score_outputs(find_task("classify"), np.zeros((0, 3)), empty, LABELS)
 
 
 def test_sampled_rows_are_drawn_once_and_without_their_targets() -> None:
-    rows, task = labelled([LABELS[i % 3] for i in range(7)]), TASKS["classify"]
+    rows, task = labelled([LABELS[i % 3] for i in range(7)]), find_task("classify")
     sample = sample_rows(rows, task, 4, seed=1)
     assert list(sample) == ["text"]
     assert len(set(sample["text"])) == 4 and set(sample["text"]) <= set(TEXTS)

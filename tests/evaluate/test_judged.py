@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, ttest_1samp
 
 from bertwright.evaluate.judged import Judged
 from bertwright.evaluate.significance import kept_interval, mcnemar_exact, paired_bootstrap_p
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.tasks.classify import Classify
 
 N = 300
@@ -31,7 +31,7 @@ def answers(task, errors: float, seed: int) -> Judged:
 
 
 def test_of_right_and_wrong_rows_it_is_what_the_plain_functions_say():
-    good, worse = answers(TASKS["classify"], 0.1, 1), answers(TASKS["classify"], 0.3, 2)
+    good, worse = answers(find_task("classify"), 0.1, 1), answers(find_task("classify"), 0.3, 2)
     assert good.score == good.row_scores.mean()
     assert worse.kept_of(good) == kept_interval(worse.row_scores, good.row_scores)
     assert worse.p_value_against(good) == mcnemar_exact(worse.row_scores, good.row_scores).p < 0.01

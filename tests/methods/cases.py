@@ -17,7 +17,7 @@ from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.models.task_model import TaskModel, build_task_model
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training import loop
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import train
@@ -65,7 +65,7 @@ def _trained_teacher() -> TaskModel:
     rows = tiny_rows(teacher, 96)
     with tempfile.TemporaryDirectory() as folder:
         config = tiny_training(epochs=10, lr=3e-3, batch_size=16, keep_best=False)
-        train(teacher, rows, None, task=TASKS["classify"], config=config, run_dir=folder)
+        train(teacher, rows, None, task=find_task("classify"), config=config, run_dir=folder)
     return teacher
 
 

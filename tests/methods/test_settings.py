@@ -23,7 +23,7 @@ from bertwright.methods.replace.train import train_theseus
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, list_methods, parse_method_spec
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.loop import train
 from methods.cases import (
     KilledError,
@@ -62,7 +62,7 @@ def run_method(
             student,
             rows,
             rows,
-            task=TASKS["classify"],
+            task=find_task("classify"),
             config=options,
             run_dir=folder,
             resume=resume,

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from bertwright.errors import UnknownChoiceError
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 
 NO_INPUTS: Any = None
-TASK = TASKS["classify"]
+TASK = find_task("classify")
 
 
 def loss_of(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -118,7 +118,7 @@ def test_decode_survives_large_logits_and_no_rows():
 
 def test_unknown_task_names_the_known_ones():
     with pytest.raises(UnknownChoiceError, match="classify"):
-        TASKS["clasify"]
+        find_task("clasify")
 
 
 def test_a_single_class_has_no_correlation_and_no_warning():

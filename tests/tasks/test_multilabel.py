@@ -16,12 +16,12 @@ from bertwright.data.batching import collate
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import DataError, UnknownLabelError
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.tasks.multilabel import best_thresholds, read_labels, sigmoid, split_sets
 from tiny import tiny_tokenizer
 
 NO_INPUTS: Any = None
-TASK, SETS = TASKS["multilabel"], TASKS["powerset"]
+TASK, SETS = find_task("multilabel"), find_task("powerset")
 SOURCE = [
     {"text": "good film", "label": ["film", "good"]},
     {"text": "bad", "label": []},

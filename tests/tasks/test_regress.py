@@ -13,13 +13,13 @@ from bertwright.errors import DataError, MissingColumnError
 from bertwright.models.export import export_transformers
 from bertwright.models.outputs import OutputScale
 from bertwright.models.task_model import TaskModel, build_task_model
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.tasks.regress import read_number
 from methods.cases import inputs_of, some_batch
 from tiny import tiny_encoder
 
 NO_INPUTS: Any = None
-TASK = TASKS["regress"]
+TASK = find_task("regress")
 SOURCE = [{"text": "good " * (1 + i % 5), "label": 100.0 + 10 * (i % 5)} for i in range(20)]
 
 

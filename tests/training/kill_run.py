@@ -16,7 +16,7 @@ import torch
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.models.task_model import build_task_model
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.hooks import Hook, RunState
 from bertwright.training.loop import train
@@ -78,7 +78,7 @@ def main(run_dir: Path, weights: Path, *, resume: bool) -> None:
     train(
         model,
         *rows,
-        task=TASKS["classify"],
+        task=find_task("classify"),
         config=config,
         hooks=[hook],
         run_dir=run_dir,

@@ -6,10 +6,10 @@ import torch
 
 from bertwright.data.batching import collate
 from bertwright.errors import DataError
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.evaluation import compute_logits, eval_mode, evaluate_model
 
-TASK = TASKS["classify"]
+TASK = find_task("classify")
 
 
 def test_logits_come_in_the_order_of_the_rows_and_padding_does_not_matter(make_rows, make_model):

@@ -11,13 +11,13 @@ from torch import nn
 
 from bertwright.data.batching import collate, plan_batches
 from bertwright.errors import ConfigError, DataError, NonFiniteLossError
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import compute_logits, evaluate_model
 from bertwright.training.hooks import EVENTS, Hook, RunState
 from bertwright.training.loop import train
 
-TASK = TASKS["classify"]
+TASK = find_task("classify")
 
 
 def options(**values) -> TrainingConfig:

@@ -14,13 +14,13 @@ import torch
 
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import CheckpointError
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.hooks import Hook, RunState
 from bertwright.training.loop import train
 
 HERE = Path(__file__).resolve().parent
-TASK = TASKS["classify"]
+TASK = find_task("classify")
 
 
 class KilledError(Exception):

@@ -18,7 +18,7 @@ from bertwright.errors import ArtifactError, ParityError, UsageError
 from bertwright.evaluate.evaluate import Scores, make_scores, score_model_dir
 from bertwright.evaluate.judged import Judged
 from bertwright.progress import console
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 
 __all__ = ["CompiledModel", "ModelToCompile", "compile_all", "score_artifact", "wanted_specs"]
 
@@ -175,7 +175,7 @@ def score_artifact(
         np.savez(
             temporary,
             key=key,
-            task=scores.task,
+            task=scores.judged.task.spec,
             statistics=scores.judged.statistics,
             answers=scores.answers,
             truths=scores.truths,
@@ -195,7 +195,7 @@ def _read_scores(record: Path, key: str) -> Scores | None:
             return None
         sureness = kept["sureness"].tolist()
         return make_scores(
-            Judged(TASKS[str(kept["task"])], kept["statistics"]),
+            Judged(find_task(str(kept["task"])), kept["statistics"]),
             answers=kept["answers"].tolist(),
             truths=kept["truths"].tolist(),
             sureness=[None if math.isnan(sure) else sure for sure in sureness],

@@ -37,6 +37,7 @@ from bertwright.compress.students import (
     train_half,
     train_whole,
 )
+from bertwright.data.encode import RowEncoder
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import EngineSpec
@@ -48,7 +49,7 @@ from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
 from bertwright.registry import parse_method_spec
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 
 __all__ = ["SearchResult", "SearchRows", "search"]
@@ -97,7 +98,9 @@ def search(
         depth, depths=config.depths, methods=config.student_methods, seed=training.seed
     )
     specs = wanted_specs(config.engines, config.tried_precisions)
-    train_rows, dev_rows = (_encode(part, teacher) for part in (rows.train, rows.dev))
+    task = find_task(teacher.task)
+    train_rows = _encode(rows.train, teacher, task.training_encoder)
+    dev_rows = _encode(rows.dev, teacher, task.encoder)
     context = StudentContext(
         teacher=teacher,
         base_model=str(teacher.lineage.get("base_model", teacher_dir)),
@@ -110,7 +113,7 @@ def search(
     )
     baseline, note = baseline_target(teacher_dir, teacher.max_length, out / "artifacts")
     bench = Bench(
-        task=TASKS[teacher.task],
+        task=task,
         teacher_dir=teacher_dir,
         baseline=baseline,
         rows=rows,
@@ -271,8 +274,7 @@ def _asked_for(
     return [c for c in candidates if c["name"].partition("@")[2] in wanted] or candidates
 
 
-def _encode(rows: Rows, teacher: TaskModel) -> EncodedRows:
-    encoder = TASKS[teacher.task].encoder
+def _encode(rows: Rows, teacher: TaskModel, encoder: RowEncoder) -> EncodedRows:
     return tokenise(rows, teacher.tokenizer, encoder=encoder, max_length=teacher.max_length)
 
 

@@ -26,7 +26,7 @@ from bertwright.methods.replace.train import replace_layers, train_theseus
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel, build_task_model, copy_with_layers
 from bertwright.progress import console
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import evaluate_model
 from bertwright.training.loop import TrainResult, count_steps, train
@@ -82,7 +82,7 @@ def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRo
     """
     folder = context.folder_of(plan)
     record = folder / "half-statistics.npy"
-    task = TASKS[context.teacher.task]
+    task = find_task(context.teacher.task).judging(slice_rows)
     if record.exists():
         return Judged(task, np.load(record))
     console.print(f"[bold]{plan.name}[/]: first half")
@@ -184,7 +184,7 @@ def _train_control(
         student,
         context.train_rows,
         context.dev_rows,
-        task=TASKS[teacher.task],
+        task=find_task(teacher.task),
         config=training,
         run_dir=context.folder_of(plan),
         resume=True,

@@ -50,6 +50,7 @@ def plan_batches(
     epoch: int,
     shuffle: bool = True,
     pad_multiple: int | None = None,
+    groups: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Cut rows into batches of at most `batch_tokens` padded tokens.
 
@@ -58,14 +59,19 @@ def plan_batches(
     shuffled. Without `shuffle` the rows are taken longest first, ties in row order. Every row is in
     exactly one batch. A row longer than the budget is a batch by itself.
 
+    With `groups` the same is done with groups of rows in place of rows: a group is in one batch,
+    its rows in their order, and counts as long as its longest row, as often as it has rows.
+
     Args:
         lengths: tokens of each row, [N].
         batch_tokens: budget of a batch in tokens: rows times the longest row rounded up.
-        batch_size: most rows of a batch; None: only the budget counts.
+        batch_size: most rows (or groups) of a batch; None: only the budget counts.
         seed: with `epoch`, fixes the order.
         epoch: another epoch gives another order.
         shuffle: False for inference.
         pad_multiple: lengths are padded to multiples of this; None: `default_pad_multiple`.
+        groups: the group of each row, [N]; the rows of a group stand together. None: each row is
+            one.
 
     Returns:
         Arrays of row positions, int64.
@@ -78,39 +84,68 @@ def plan_batches(
     pad_multiple = default_pad_multiple() if pad_multiple is None else pad_multiple
     require(pad_multiple >= 1, "pad_multiple", pad_multiple, "at least 1")
     lengths = np.asarray(lengths, dtype=np.int64)
+    starts, counts, lengths = _group(lengths, groups)
     padded = np.maximum(padded_lengths(lengths, pad_multiple), 1)
     if not shuffle:
-        return _cut(np.argsort(-lengths, kind="stable"), padded, batch_tokens, batch_size)
+        order = np.argsort(-lengths, kind="stable")
+        return _expand(_cut(order, padded, counts, batch_tokens, batch_size), starts, counts)
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     batches: list[np.ndarray] = []
-    for window in np.array_split(order, _num_windows(padded, batch_tokens, batch_size)):
+    for window in np.array_split(order, _num_windows(padded * counts, batch_tokens, batch_size)):
         bucketed = window[np.argsort(-padded[window], kind="stable")]
-        batches += _cut(bucketed, padded, batch_tokens, batch_size)
-    return [batches[index] for index in rng.permutation(len(batches))]
+        batches += _cut(bucketed, padded, counts, batch_tokens, batch_size)
+    return _expand([batches[index] for index in rng.permutation(len(batches))], starts, counts)
 
 
-def _num_windows(padded: np.ndarray, batch_tokens: int, batch_size: int | None) -> int:
-    if len(padded) == 0:
+def _group(
+    lengths: np.ndarray, groups: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where each group begins, how many rows it has, and the length of its longest."""
+    if groups is None or len(lengths) == 0:
+        return np.arange(len(lengths)), np.ones(len(lengths), dtype=np.int64), lengths
+    starts = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+    counts = np.diff(starts, append=len(groups))
+    return starts, counts, np.maximum.reduceat(lengths, starts)
+
+
+def _expand(batches: list[np.ndarray], starts: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of batches of groups."""
+    if len(counts) == 0 or counts.max() == 1:
+        return batches
+    bounds = list(zip(starts.tolist(), (starts + counts).tolist(), strict=True))
+    return [np.concatenate([np.arange(*bounds[group]) for group in batch]) for batch in batches]
+
+
+def _num_windows(costs: np.ndarray, batch_tokens: int, batch_size: int | None) -> int:
+    """Return how many windows of groups with these padded tokens each to make."""
+    if len(costs) == 0:
         return 1
-    rows_in_batch = max(1.0, batch_tokens / float(padded.mean()))
+    rows_in_batch = max(1.0, batch_tokens / float(costs.mean()))
     if batch_size is not None:
         rows_in_batch = min(rows_in_batch, batch_size)
-    return max(1, round(len(padded) / (rows_in_batch * _WINDOW_BATCHES)))
+    return max(1, round(len(costs) / (rows_in_batch * _WINDOW_BATCHES)))
 
 
 def _cut(
-    order: np.ndarray, padded: np.ndarray, batch_tokens: int, batch_size: int | None
+    order: np.ndarray,
+    padded: np.ndarray,
+    counts: np.ndarray,
+    batch_tokens: int,
+    batch_size: int | None,
 ) -> list[np.ndarray]:
     """Cut `order`, in which padded lengths never rise, greedily from its long end."""
     batches = []
     start = 0
+    rows_before = np.concatenate([[0], np.cumsum(counts[order])])
     while start < len(order):
-        count = max(1, batch_tokens // int(padded[order[start]]))
+        most_rows = rows_before[start] + batch_tokens // int(padded[order[start]])
+        stop = int(np.searchsorted(rows_before, most_rows, side="right")) - 1
+        stop = max(stop, start + 1)
         if batch_size is not None:
-            count = min(count, batch_size)
-        batches.append(order[start : start + count])
-        start += count
+            stop = min(stop, start + batch_size)
+        batches.append(order[start:stop])
+        start = stop
     return batches
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -11,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from bertwright.errors import ModelLoadError
+
 __all__ = [
+    "IGNORED",
     "Features",
     "Inputs",
     "RowEncoder",
@@ -19,8 +23,12 @@ __all__ = [
     "TextEncoder",
     "TokenBatch",
     "encode_texts",
+    "require_rust_tokenizer",
     "uses_token_types",
 ]
+
+IGNORED = -100
+"""Stands in the place of a target where there is none, as in padding."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Target:
     """
 
     type: pa.DataType
-    pad: float = -100
+    pad: float = IGNORED
     width: Literal["tokens", "longest"] = "tokens"
 
 
@@ -85,14 +93,19 @@ class Inputs:
 
 
 class RowEncoder(Protocol):
-    """How the rows of a task become features. A new one has another `key`."""
+    """How the rows of a task become features. A new one has another `key`.
+
+    What has a body here suits features of one text without extras.
+    """
 
     @property
+    @abstractmethod
     def key(self) -> str:
         """Names it and its options: part of the cache's key."""
         ...
 
     @property
+    @abstractmethod
     def targets(self) -> Mapping[str, Target]:
         """What losses need, by the name it has in a batch."""
         ...
@@ -100,16 +113,22 @@ class RowEncoder(Protocol):
     @property
     def extras(self) -> Mapping[str, pa.DataType]:
         """What decoding needs beside the outputs; not in batches."""
-        ...
+        return {}
+
+    @property
+    def together(self) -> bool:
+        """Say whether the features of a row have to be in one batch to give a loss."""
+        return False
 
     def makes_pairs(self, columns: Collection[str]) -> bool:
         """Say whether a feature of rows with these columns is a pair of texts."""
-        ...
+        return False
 
     def least_length(self, tokenizer: PreTrainedTokenizerBase, *, pairs: bool) -> int:
-        """Return the fewest tokens that leave room for text beside the specials."""
-        ...
+        """Return the fewest tokens that leave room for text: the specials and one of each text."""
+        return tokenizer.num_special_tokens_to_add(pair=pairs) + 1 + pairs
 
+    @abstractmethod
     def encode(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -145,6 +164,23 @@ def uses_token_types(tokenizer: PreTrainedTokenizerBase, *, pairs: bool) -> bool
     if "token_type_ids" not in tokenizer.model_input_names:
         return False
     return pairs or any(tokenizer("a")["token_type_ids"])  # type: ignore[arg-type]
+
+
+def require_rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the Rust tokenizer inside, which neither cuts nor pads from here on.
+
+    Raises:
+        ModelLoadError: there is none, so nobody can say where its tokens stand in a text.
+    """
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelLoadError(
+            "the tokenizer cannot say where its tokens stand in a text",
+            hint="give a model with a tokenizer.json",
+        )
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def encode_texts(
@@ -206,7 +242,7 @@ def _encode(
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoder(RowEncoder):
     """One feature a row: its text or pair of texts, cut to the length allowed.
 
     `column` is copied to the target of the name `labels`.
@@ -225,18 +261,9 @@ class TextEncoder:
         """The one target."""
         return {"labels": self.target}
 
-    @property
-    def extras(self) -> Mapping[str, pa.DataType]:
-        """None."""
-        return {}
-
     def makes_pairs(self, columns: Collection[str]) -> bool:
         """Say whether there is a second text."""
         return "text_b" in columns
-
-    def least_length(self, tokenizer: PreTrainedTokenizerBase, *, pairs: bool) -> int:
-        """Return the specials and a token of each text."""
-        return tokenizer.num_special_tokens_to_add(pair=pairs) + 1 + pairs
 
     def encode(
         self,

@@ -215,7 +215,8 @@ class _RowChecker:
     def _check_targets(self, found: Mapping[str, str]) -> None:
         """Raise where labels are needed and there is no column with any."""
         targets = [column.role for column in self._schema.columns if column.target]
-        if self._need_label and targets and not any(role in found for role in targets):
+        wanted = self._need_label and self._schema.needs_target
+        if wanted and targets and not any(role in found for role in targets):
             raise MissingColumnError(
                 f"has no {' or '.join(targets)}", hint="rows to learn from or to score need one"
             )

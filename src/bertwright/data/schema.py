@@ -76,6 +76,8 @@ class RowSchema:
     build: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_they_are
     """From the values read, by role, to the stored fields; raises a `DataError` without a place
     where values do not fit together."""
+    needs_target: bool = True
+    """Where labels are needed, rows without any target are refused."""
     order_labels: Callable[[Iterable[str]], LabelSet] = LabelSet.from_values
     """Gives the label names met in the rows their order."""
 

@@ -85,6 +85,7 @@ class EncodedRows:
         labels: the label list; None without labels.
         fingerprint: hash of the rows' content, the tokenizer and the options, as hex.
         num_truncated: how many of the features that were tokenised were cut.
+        together: the features of a row go into one batch, where there are losses.
     """
 
     rows: Rows
@@ -97,6 +98,7 @@ class EncodedRows:
     labels: LabelSet | None
     fingerprint: str
     num_truncated: int
+    together: bool = False
     _lists: dict[str, _FlatColumn] = field(default_factory=dict, repr=False)
     _numbers: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _positions: np.ndarray | None = field(default=None, repr=False)
@@ -111,6 +113,11 @@ class EncodedRows:
             return None
         labels = self._numbers["labels"]
         return labels if self._positions is None else labels[self._positions]
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Which features go together, as `plan_batches` takes it; None: each by itself."""
+        return self.row_numbers if self.together else None
 
     def tokens(self, positions: np.ndarray) -> list[np.ndarray]:
         """Return the token ids of the features at these positions, int32, as views."""
@@ -263,6 +270,7 @@ def tokenise(
         labels=rows.labels,
         fingerprint=fingerprint,
         num_truncated=meta["num_truncated"],
+        together=encoder.together,
         _lists=lists,
         _numbers=numbers,
     )

@@ -58,7 +58,7 @@ from bertwright.errors import (
 from bertwright.files import atomic_dir, cache_dir, read_json
 from bertwright.models.encoder import find_model_dir, quiet_transformers
 from bertwright.models.task_model import TaskModel
-from bertwright.tasks import TASKS, Task
+from bertwright.tasks import Task, find_task
 
 __all__ = ["Artifact", "compile_model", "find_folder", "find_spec", "open_session", "read_manifest"]
 
@@ -188,10 +188,13 @@ class _Judge:
             score_batches: Sequence[Batch] = [batch for _, batch in plan]
         else:
             dev, order, score_batches = None, [], batches.padded
+        task = find_task(model.task)
+        if dev is not None:
+            task = task.judging(dev)
         return cls(
             batches=batches,
             reference=reference,
-            task=TASKS[model.task],
+            task=task,
             decoding=model.decoding,
             score_batches=score_batches,
             order=order,
@@ -240,7 +243,7 @@ def _check_labels(dev: EncodedRows, model: TaskModel) -> None:
     if not dev.targets:
         raise UsageError("the rows to score int8 on have no labels", hint="give labelled --data")
     names = [] if dev.labels is None else list(dev.labels.names)
-    if names != list(model.labels):
+    if names != list(model.labels) and find_task(model.task).names_outputs:
         raise UsageError(
             "the rows to score int8 on have other labels than the model",
             hint="read them with the model's own label list",

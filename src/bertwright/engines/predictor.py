@@ -26,7 +26,7 @@ from bertwright.engines.parity import as_arrays
 from bertwright.errors import ArtifactError, UsageError
 from bertwright.models.encoder import load_tokenizer
 from bertwright.progress import Progress
-from bertwright.tasks import TASKS, Task
+from bertwright.tasks import Task, find_task
 
 __all__ = ["Predictor"]
 
@@ -71,7 +71,7 @@ class Predictor:
         self.batch_tokens = batch_tokens
         self.batch_size = batch_size
         facts = read_manifest(path)
-        self.task: Task = TASKS[facts["task"]]
+        self.task: Task = find_task(facts["task"])
         self.labels = [str(label) for label in facts["labels"]]
         self.max_length = int(facts["max_length"])
         self.decoding: Mapping[str, Any] = facts["decoding"]

@@ -20,7 +20,7 @@ from bertwright.evaluate.judged import Judged
 from bertwright.evaluate.measure import Measurement, Target, measure_targets, model_folder
 from bertwright.evaluate.significance import Interval
 from bertwright.files import read_json
-from bertwright.tasks import TASKS, Task
+from bertwright.tasks import Task, find_task
 
 __all__ = [
     "EVALUATE_KEYS",
@@ -116,7 +116,7 @@ def score_outputs(
     """
     if not len(encoded):
         raise UsageError("there are no rows to evaluate on")
-    decoding = decoding or {}
+    task, decoding = task.judging(encoded), decoding or {}
     answers = task.decode(logits, encoded.inputs(), label_names, decoding)
     described = [task.describe(answer) for answer in answers]
     return make_scores(
@@ -191,7 +191,7 @@ def score_model_dir(
     finally:
         predictor.close()
     return score_outputs(
-        TASKS[facts["task"]],
+        find_task(facts["task"]),
         logits,
         encoded,
         names,
@@ -233,7 +233,7 @@ def evaluate_model_dir(
         WorkerError: the measuring process failed.
     """
     scores = score_model_dir(path, rows, spec, threads=threads, seed=seed)
-    sample = sample_rows(rows, TASKS[scores.task], speed_rows, seed=seed)
+    sample = sample_rows(rows, find_task(scores.task), speed_rows, seed=seed)
     target = Target(name=Path(path).name, path=Path(path), spec=str(spec))
     (measured,) = measure_targets(
         [target], sample, threads=threads, repeats=repeats, latency_rows=latency_rows

@@ -69,7 +69,7 @@ def to_stock_classifier(model: TaskModel) -> PreTrainedModel:
     Raises:
         UnsupportedRoleError: there is none; says which head and pooling would do.
     """
-    if model.outputs.level == "token":
+    if model.outputs.level == "token" or model.outputs.kind == "vectors":
         raise UnsupportedRoleError(
             f"a model for {model.task} is not written for transformers yet",
             hint="export it to onnx or openvino",
@@ -113,12 +113,13 @@ def _map_model(model: TaskModel, form: StockForm) -> tuple[dict[str, Any], dict[
             f"{family} cannot be exported to transformers: {form.no_export}",
             hint="export it to onnx or openvino, or use another family",
         )
-    if model.config.pooling not in form.pooling_options:
+    pooling = str(model.config.pooling)
+    if pooling not in form.pooling_options:
         raise UnsupportedRoleError(
-            f"the stock {family} classifier cannot pool by {model.config.pooling!r}",
+            f"the stock {family} classifier cannot pool by {pooling!r}",
             hint=f"train with --pooling {' or '.join(form.pooling_options)}",
         )
-    options: dict[str, Any] = dict(form.pooling_options[model.config.pooling])
+    options: dict[str, Any] = dict(form.pooling_options[pooling])
     if model.config.head_dropout is not None:
         options |= dict.fromkeys(form.rate_options, model.config.head_dropout)
     head = model.head

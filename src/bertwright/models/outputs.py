@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from bertwright.config import require
 
-__all__ = ["OutputScale", "Outputs"]
+__all__ = ["PADDING_LOGIT", "OutputScale", "Outputs"]
+
+PADDING_LOGIT = -1e9
+"""Takes the place of a padding token's logit, so that a softmax over tokens gives it nothing."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,18 @@ class Outputs:
     """The outputs of a `TaskModel`, as its task asks for them."""
 
     count: int
-    """C."""
-    kind: Literal["classes", "labels", "numbers", "places"] = "classes"
-    """Logits of classes of which one is right, of labels each of which may be, numbers, or, for
-    each output, logits of the tokens of which one is right."""
+    """C; 0 asks for vectors as wide as the encoder and its head make them."""
+    kind: Literal["classes", "labels", "numbers", "places", "vectors"] = "classes"
+    """Logits of classes of which one is right, of labels each of which may be, numbers, for each
+    output, logits of the tokens of which one is right, or vectors of length 1."""
     level: Literal["row", "token"] = "row"
     """One vector a row, or one a token."""
     scaled: bool = False
     """Outputs are in the units of the targets, which the head itself does not see."""
 
     def __post_init__(self) -> None:
-        require(self.count >= 1, "outputs", self.count, "at least 1")
+        least = 0 if self.kind == "vectors" else 1
+        require(self.count >= least, "outputs", self.count, f"at least {least}")
 
 
 class OutputScale(nn.Module):

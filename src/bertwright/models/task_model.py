@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from bertwright.models.encoder import (
     read_checkpoint_tensors,
     save_encoder,
 )
-from bertwright.models.heads import HeadConfig, StockHead, build_head
+from bertwright.models.heads import HeadConfig, StockHead, VectorHead, build_head
 from bertwright.models.heads.stock import init_stock_head
 from bertwright.models.outputs import Outputs, OutputScale
 from bertwright.models.pooling import POOLINGS, get_pooling
@@ -64,8 +64,9 @@ _XLNET_CLS_SEGMENT = 2
 class ModelConfig(HeadConfig):
     """What stands on the encoder: a pooling and a head."""
 
-    pooling: str = "cls"
-    """How token states become one vector: cls (the classification token) or mean."""
+    pooling: str | None = None
+    """How token states become one vector: cls (the classification token) or mean. Without it, as
+    the task has it: mean where vectors are wanted, else cls."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -75,7 +76,8 @@ class ModelConfig(HeadConfig):
             UnknownChoiceError: there is no such pooling.
         """
         super().__post_init__()
-        POOLINGS[self.pooling]
+        if self.pooling is not None:
+            POOLINGS[self.pooling]
 
 
 @dataclass
@@ -129,9 +131,13 @@ class TaskModel(nn.Module):
             raise ConfigError(
                 f"--max-length {max_length}: must be 1 to {limit or 'any number'} for this encoder"
             )
+        if config.pooling is None:
+            config = replace(config, pooling="mean" if outputs.kind == "vectors" else "cls")
         self.encoder = encoder
-        self.outputs = outputs
         self.head = build_head(encoder.config, outputs, config, names)
+        if isinstance(self.head, VectorHead):
+            outputs = replace(outputs, count=self.head.width)
+        self.outputs = outputs
         self.scale = OutputScale(outputs.count) if outputs.scaled else nn.Identity()
         self.task = task
         self.labels = names
@@ -151,7 +157,7 @@ class TaskModel(nn.Module):
     @property
     def pooling(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The pooling function: (hidden [B, L, D], attention_mask [B, L]) -> [B, D]."""
-        return get_pooling(self.config.pooling, cls_at_end=self.roles.cls_at_end)
+        return get_pooling(str(self.config.pooling), cls_at_end=self.roles.cls_at_end)
 
     @property
     def uses_token_types(self) -> bool:
@@ -457,7 +463,7 @@ def build_task_model(
             max_length=max_length,
             outputs=outputs,
         )
-    if isinstance(model.head, StockHead) and config.pooling == "cls":
+    if isinstance(model.head, StockHead) and model.config.pooling == "cls":
         init_stock_head(
             model.head, encoder.config, lambda names: read_checkpoint_tensors(source, names)
         )

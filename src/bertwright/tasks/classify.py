@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -16,9 +17,10 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import DataError
 from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import TaskModel
+from bertwright.tasks.base import Task
 from bertwright.tasks.metrics.classes import class_metrics, class_statistics
 
-__all__ = ["Classify", "softmax"]
+__all__ = ["Classify", "class_losses", "judge_classes", "softmax", "true_labels"]
 
 TOP_SCORES = 5
 
@@ -30,53 +32,60 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-class Classify:
+def class_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy in nats of each row [B], computed in fp32.
+
+    Args:
+        logits: [B,C], any float type.
+        labels: [B], int64 in 0..C-1.
+    """
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def judge_classes(logits: np.ndarray, encoded: EncodedRows) -> np.ndarray:
+    """Return the id with the largest of the logits [N,C] and the true one of each row, [N,2].
+
+    Raises:
+        DataError: the rows have no labels.
+    """
+    labels = encoded.label_ids
+    if labels is None:
+        raise DataError("the rows have no labels to judge by")
+    if len(labels) != len(logits):
+        raise ValueError(f"{len(logits)} rows of logits, {len(labels)} labels")
+    return class_statistics(logits.argmax(axis=-1), labels)
+
+
+def true_labels(encoded: EncodedRows) -> list[str]:
+    """Return the name of the label of each row, [N]."""
+    assert encoded.labels is not None and encoded.label_ids is not None
+    return [encoded.labels.name_of(int(index)) for index in encoded.label_ids]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify(Task):
     """Single-label classification with cross-entropy."""
 
-    name: str = "classify"
-    primary: str = "accuracy"
-    metric_names: tuple[str, ...] = ("accuracy", "macro_f1", "mcc")
-    schema: RowSchema = classes()
-    inputs: tuple[str, ...] = ("text", "text_b")
-    shown: tuple[str, ...] = ("text", "text_b")
-    encoder: RowEncoder = TextEncoder()
-    tunes: bool = False
+    name: ClassVar[str] = "classify"
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc")
+    schema: ClassVar[RowSchema] = classes()
+    encoder: ClassVar[RowEncoder] = TextEncoder()
 
     def per_example_loss(
         self, logits: Tensor, batch: Mapping[str, Any], model: TaskModel
     ) -> Tensor:
-        """Return the cross-entropy in nats of each row [B], computed in fp32.
-
-        Args:
-            logits: [B,C], any float type.
-            batch: has `labels` [B], int64 in 0..C-1.
-            model: not asked.
-        """
-        return F.cross_entropy(logits.float(), batch["labels"], reduction="none")
+        """Return the cross-entropy in nats of each row [B]; see `class_losses`."""
+        return class_losses(logits, batch["labels"])
 
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return one output a label."""
         return Outputs(len(labels))
 
-    def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:
-        """Nothing to set."""
-
-    def tune(
-        self, model: TaskModel, logits: RowOutputs | None, encoded: EncodedRows | None
-    ) -> dict[str, Any]:
-        """Nothing to tune."""
-        return {}
-
     def judge(
         self, logits: RowOutputs, encoded: EncodedRows, decoding: Mapping[str, Any]
     ) -> np.ndarray:
         """Return the predicted and the true id of each row, [N,2]."""
-        labels = encoded.label_ids
-        if labels is None:
-            raise DataError("the rows have no labels to judge by")
-        if len(labels) != len(logits):
-            raise ValueError(f"{len(logits)} rows of logits, {len(labels)} labels")
-        return class_statistics(logits.argmax(axis=-1), labels)
+        return judge_classes(logits, encoded)
 
     def metrics(self, statistics: np.ndarray) -> dict[str, float]:
         """Return accuracy, macro-F1 and Matthews correlation; see `class_metrics`."""
@@ -121,5 +130,4 @@ class Classify:
 
     def describe_truth(self, encoded: EncodedRows) -> list[str]:
         """Return the label of each row."""
-        assert encoded.labels is not None and encoded.label_ids is not None
-        return [encoded.labels.name_of(int(index)) for index in encoded.label_ids]
+        return true_labels(encoded)

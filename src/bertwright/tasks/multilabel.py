@@ -6,8 +6,8 @@ Shapes: N rows, B batch, C labels, P label sets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,8 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import DataError, UnknownLabelError
 from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import TaskModel
-from bertwright.tasks.classify import Classify, softmax
+from bertwright.tasks.base import Task
+from bertwright.tasks.classify import class_losses, judge_classes, softmax, true_labels
 from bertwright.tasks.metrics import multilabel_metrics, multilabel_statistics
 
 __all__ = ["Multilabel", "Powerset", "best_thresholds", "read_labels"]
@@ -95,24 +96,23 @@ def _best_threshold(probabilities: np.ndarray, gold: np.ndarray) -> float:
     return float((sorted_p[best] + below) / 2)
 
 
-class Multilabel:
+@dataclass(frozen=True, kw_only=True)
+class Multilabel(Task):
     """A sigmoid a label, binary cross-entropy, thresholds tuned on the evaluation rows."""
 
-    name: str = "multilabel"
-    primary: str = "micro_f1"
-    metric_names: tuple[str, ...] = ("micro_f1", "macro_f1", "subset_accuracy")
-    schema: RowSchema = texts_and(LABELS, pa.list_(pa.int64()), label_fields=("label",))
-    inputs: tuple[str, ...] = ("text", "text_b")
-    shown: tuple[str, ...] = ("text", "text_b")
-    encoder: RowEncoder = TextEncoder(target=Target(pa.list_(pa.int64()), pad=PAD, width="longest"))
-    tunes: bool = True
+    name: ClassVar[str] = "multilabel"
+    metric_names: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "subset_accuracy")
+    schema: ClassVar[RowSchema] = texts_and(LABELS, pa.list_(pa.int64()), label_fields=("label",))
+    encoder: ClassVar[RowEncoder] = TextEncoder(
+        target=Target(pa.list_(pa.int64()), pad=PAD, width="longest")
+    )
+    tunes_on_rows: ClassVar[bool] = True
+    thresholds: Literal["one", "each"] = "one"
+    """One threshold for all labels, tuned for micro-F1, or one for each, tuned for its F1."""
 
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return one output a label."""
         return Outputs(len(labels), kind="labels")
-
-    def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:
-        """Nothing to set."""
 
     def per_example_loss(
         self, logits: Tensor, batch: Mapping[str, Any], model: TaskModel
@@ -135,11 +135,11 @@ class Multilabel:
     def tune(
         self, model: TaskModel, logits: RowOutputs | None, encoded: EncodedRows | None
     ) -> dict[str, Any]:
-        """Return one threshold for all labels, tuned for micro-F1; none without rows."""
+        """Return the threshold of each label, tuned on the rows; none without rows."""
         if logits is None or encoded is None:
             return {}
         gold = _indicators(encoded, logits.shape[1])
-        thresholds = best_thresholds(sigmoid(logits), gold, each=False)
+        thresholds = best_thresholds(sigmoid(logits), gold, each=self.thresholds == "each")
         return {"thresholds": thresholds.tolist()}
 
     def judge(
@@ -152,9 +152,6 @@ class Multilabel:
     def metrics(self, statistics: np.ndarray) -> dict[str, float]:
         """Return micro-F1, macro-F1 and subset accuracy; see `multilabel_metrics`."""
         return multilabel_metrics(statistics)
-
-    def row_scores(self, statistics: np.ndarray) -> None:
-        """An F1 is no mean over rows."""
 
     def decode(
         self,
@@ -218,19 +215,29 @@ def _indicators(encoded: EncodedRows, num_labels: int) -> np.ndarray:
     return found
 
 
-class Powerset(Classify):
+@dataclass(frozen=True, kw_only=True)
+class Powerset(Task):
     """One class for each set of labels that occurs (label power-set)."""
 
-    name: str = "powerset"
-    primary: str = "micro_f1"
-    metric_names: tuple[str, ...] = ("micro_f1", "macro_f1", "subset_accuracy")
-    schema: RowSchema = texts_and(LABEL_SET, pa.int64(), label_fields=("label",))
+    name: ClassVar[str] = "powerset"
+    metric_names: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1", "subset_accuracy")
+    schema: ClassVar[RowSchema] = texts_and(LABEL_SET, pa.int64(), label_fields=("label",))
+
+    def outputs(self, labels: Sequence[str]) -> Outputs:
+        """Return one output a set of labels."""
+        return Outputs(len(labels))
+
+    def per_example_loss(
+        self, logits: Tensor, batch: Mapping[str, Any], model: TaskModel
+    ) -> Tensor:
+        """Return the cross-entropy in nats of each row [B]; see `class_losses`."""
+        return class_losses(logits, batch["labels"])
 
     def judge(
         self, logits: RowOutputs, encoded: EncodedRows, decoding: Mapping[str, Any]
     ) -> np.ndarray:
         """Return the predicted and the true indicators of each row, [N,2C], C labels in all."""
-        pairs = super().judge(logits, encoded, decoding).astype(int)
+        pairs = judge_classes(logits, encoded).astype(int)
         assert encoded.labels is not None
         _, members = split_sets(encoded.labels.names)
         return multilabel_statistics(members[pairs[:, 0]], members[pairs[:, 1]])
@@ -238,9 +245,6 @@ class Powerset(Classify):
     def metrics(self, statistics: np.ndarray) -> dict[str, float]:
         """Return micro-F1, macro-F1 and subset accuracy; see `multilabel_metrics`."""
         return multilabel_metrics(statistics)
-
-    def row_scores(self, statistics: np.ndarray) -> None:
-        """An F1 is no mean over rows."""
 
     def decode(
         self,
@@ -278,6 +282,10 @@ class Powerset(Classify):
     def describe(self, answer: Mapping[str, Any]) -> tuple[str, float | None]:
         """Return the labels of the set, and its probability."""
         return JOINT.join(sorted(answer["labels"])) or EMPTY, answer["score"]
+
+    def describe_truth(self, encoded: EncodedRows) -> list[str]:
+        """Return the set of labels of each row."""
+        return true_labels(encoded)
 
 
 def split_sets(sets: Iterable[str]) -> tuple[list[str], np.ndarray]:

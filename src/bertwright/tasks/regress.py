@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import DataError
 from bertwright.models.outputs import Outputs, OutputScale
 from bertwright.models.task_model import TaskModel
+from bertwright.tasks.base import Task
 from bertwright.tasks.metrics import number_metrics, number_statistics
 
 __all__ = ["Regress", "read_number"]
@@ -52,17 +53,14 @@ NUMBER = replace(
 )
 
 
-class Regress:
+@dataclass(frozen=True, kw_only=True)
+class Regress(Task):
     """One output, squared error of standardised targets, answers in the targets' units."""
 
-    name: str = "regress"
-    primary: str = "pearson"
-    metric_names: tuple[str, ...] = ("rmse", "mae", "pearson", "spearman")
-    schema: RowSchema = texts_and(NUMBER, pa.float64())
-    inputs: tuple[str, ...] = ("text", "text_b")
-    shown: tuple[str, ...] = ("text", "text_b")
-    encoder: RowEncoder = TextEncoder(target=Target(pa.float32()))
-    tunes: bool = False
+    name: ClassVar[str] = "regress"
+    metric_names: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse", "mae")
+    schema: ClassVar[RowSchema] = texts_and(NUMBER, pa.float64())
+    encoder: ClassVar[RowEncoder] = TextEncoder(target=Target(pa.float32()))
 
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return one number a row, in the units of the targets."""
@@ -90,12 +88,6 @@ class Regress:
         error = (logits[:, 0].float() - batch["labels"].float()) / spread[0]
         return error.square()
 
-    def tune(
-        self, model: TaskModel, logits: RowOutputs | None, encoded: EncodedRows | None
-    ) -> dict[str, Any]:
-        """Nothing to tune."""
-        return {}
-
     def judge(
         self, logits: RowOutputs, encoded: EncodedRows, decoding: Mapping[str, Any]
     ) -> np.ndarray:
@@ -105,9 +97,6 @@ class Regress:
     def metrics(self, statistics: np.ndarray) -> dict[str, float]:
         """Return RMSE, mean absolute error, Pearson and Spearman; see `number_metrics`."""
         return number_metrics(statistics)
-
-    def row_scores(self, statistics: np.ndarray) -> None:
-        """A correlation is no mean over rows."""
 
     def decode(
         self,

@@ -6,7 +6,8 @@ Shapes: F features (windows of a context), R rows, B batch, L length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -17,47 +18,40 @@ from bertwright.data.gather import RowOutputs
 from bertwright.data.schema import RowSchema
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import DataError
-from bertwright.models.outputs import Outputs
+from bertwright.models.outputs import PADDING_LOGIT, Outputs
 from bertwright.models.task_model import TaskModel
+from bertwright.tasks.base import Task
+from bertwright.tasks.best_spans import MergedSpans, best_spans, merge_windows
 from bertwright.tasks.metrics import (
     answer_metrics,
     answer_statistics,
     best_no_answer_threshold,
     token_f1,
 )
-from bertwright.tasks.span_rows import (
-    SPAN_SCHEMA,
-    MergedSpans,
-    SpanEncoder,
-    best_spans,
-    merge_windows,
-)
+from bertwright.tasks.span_rows import SPAN_SCHEMA
+from bertwright.tasks.span_windows import SpanEncoder
 
 __all__ = ["Span"]
 
 NUM_ANSWERS = 5
-PADDING_LOGIT = -1e9
 NONE = "(no answer)"
 
 
-class Span:
+@dataclass(frozen=True, kw_only=True)
+class Span(Task):
     """Two outputs a token: is the answer's first token, is its last."""
 
-    name: str = "span"
-    primary: str = "f1"
-    metric_names: tuple[str, ...] = ("exact", "f1")
-    schema: RowSchema = SPAN_SCHEMA
-    inputs: tuple[str, ...] = ("question", "context")
-    shown: tuple[str, ...] = ("question",)
-    encoder: RowEncoder = SpanEncoder()
-    tunes: bool = True
+    name: ClassVar[str] = "span"
+    metric_names: ClassVar[tuple[str, ...]] = ("f1", "exact")
+    schema: ClassVar[RowSchema] = SPAN_SCHEMA
+    inputs: ClassVar[tuple[str, ...]] = ("question", "context")
+    shown: ClassVar[tuple[str, ...]] = ("question",)
+    encoder: ClassVar[RowEncoder] = SpanEncoder()
+    tunes_on_rows: ClassVar[bool] = True
 
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return a start and an end logit for each token."""
         return Outputs(2, kind="places", level="token")
-
-    def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:
-        """Nothing to set."""
 
     def per_example_loss(
         self, logits: Tensor, batch: Mapping[str, Any], model: TaskModel

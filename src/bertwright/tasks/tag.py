@@ -6,14 +6,15 @@ Shapes: F features, R rows, B batch, L length, T tags, W words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bertwright.data.encode import Inputs, RowEncoder
+from bertwright.data.encode import IGNORED, Inputs, RowEncoder
 from bertwright.data.gather import RowOutputs
 from bertwright.data.schema import RowSchema
 from bertwright.data.tokenise import EncodedRows
@@ -22,27 +23,28 @@ from bertwright.models.heads import TokenHead
 from bertwright.models.heads.crf import viterbi_numpy
 from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import TaskModel
+from bertwright.tasks.base import Task
 from bertwright.tasks.classify import softmax
 from bertwright.tasks.metrics import entity_metrics, entity_statistics, spans_of
-from bertwright.tasks.tag_rows import TAG_SCHEMA, TagEncoder
+from bertwright.tasks.tag_pieces import TagEncoder
+from bertwright.tasks.tag_rows import TAG_SCHEMA
 
 __all__ = ["Tag"]
 
-IGNORED = -100
 OUTSIDE = "O"
 
 
-class Tag:
+@dataclass(frozen=True, kw_only=True)
+class Tag(Task):
     """A tag for the first piece of each word: cross-entropy, or a linear-chain CRF."""
 
-    name: str = "tag"
-    primary: str = "f1"
-    metric_names: tuple[str, ...] = ("precision", "recall", "f1", "macro_f1")
-    schema: RowSchema = TAG_SCHEMA
-    inputs: tuple[str, ...] = ("text", "word_start", "word_end")
-    shown: tuple[str, ...] = ("text",)
-    encoder: RowEncoder = TagEncoder()
-    tunes: bool = True
+    name: ClassVar[str] = "tag"
+    metric_names: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "macro_f1")
+    schema: ClassVar[RowSchema] = TAG_SCHEMA
+    inputs: ClassVar[tuple[str, ...]] = ("text", "word_start", "word_end")
+    shown: ClassVar[tuple[str, ...]] = ("text",)
+    encoder: ClassVar[RowEncoder] = TagEncoder()
+    tunes_on_rows: ClassVar[bool] = True
 
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return one output a tag, for each token.
@@ -111,9 +113,6 @@ class Tag:
     def metrics(self, statistics: np.ndarray) -> dict[str, float]:
         """Return precision, recall and F1 over entities, and macro-F1; see `entity_metrics`."""
         return entity_metrics(statistics)
-
-    def row_scores(self, statistics: np.ndarray) -> None:
-        """An F1 is no mean over rows."""
 
     def decode(
         self,

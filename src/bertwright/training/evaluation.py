@@ -90,6 +90,7 @@ def evaluate_model(
         loss += float(task.per_example_loss(logits, batch, model).sum())
         _gather(outputs, indices, batch, logits)
     found = outputs.in_order()
+    task = task.judging(encoded)
     metrics = task.metrics(task.judge(found, encoded, task.tune(model, found, encoded)))
     return {**metrics, "loss": loss / len(encoded)}, found
 
@@ -105,7 +106,14 @@ def _batches(
     autocast = torch.autocast(
         device.type, torch.bfloat16, enabled=resolve_precision(precision) == "bf16"
     )
-    plan = plan_batches(encoded.lengths, batch_tokens=batch_tokens, seed=0, epoch=0, shuffle=False)
+    plan = plan_batches(
+        encoded.lengths,
+        batch_tokens=batch_tokens,
+        seed=0,
+        epoch=0,
+        shuffle=False,
+        groups=encoded.groups,
+    )
     with eval_mode(model), torch.no_grad():
         for indices in plan:
             batch = collate(encoded, indices)

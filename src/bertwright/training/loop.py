@@ -46,11 +46,12 @@ PAUSED = "paused"
 class TrainResult:
     """How a run ended.
 
-    `best_score` is the task's primary metric and `metrics` are all of them, at the evaluation
+    `best_score` is the metric named `primary` and `metrics` are all of them, at the evaluation
     whose weights the model holds (None and empty without rows to evaluate on). `seconds` is the
     whole time, earlier parts of a resumed run included; `tokens_per_s` is of training alone.
     """
 
+    primary: str
     best_score: float | None
     metrics: dict[str, float]
     steps: int
@@ -102,11 +103,13 @@ def train(
     """
     if not train_rows.targets:
         raise DataError("the rows to train on have no labels")
+    if eval_rows is not None:
+        task = task.judging(eval_rows)
     hooks = order_hooks(hooks)
     accelerator = make_accelerator(config.precision)
     if accelerator.num_processes > 1:
         raise ConfigError("training in more than one process is not supported")
-    plan = StepPlan(train_rows.lengths, config)
+    plan = StepPlan(train_rows.lengths, config, train_rows.groups)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     seed_everything(config.seed)
@@ -128,10 +131,12 @@ def train(
         journal = Journal(run_dir / "metrics.jsonl")
         keeper = Keeper(state, hooks, meter, journal, train_rows, eval_rows)
         keeper.open(resume=resume)
-        if not keeper.finished:
+        if not keeper.finished and task.trains:
             _run_steps(
                 plan, state, hooks, parameters, train_rows, eval_rows, meter, keeper, pause_at
             )
+        elif not keeper.finished:
+            _only_evaluate(state, hooks, eval_rows, keeper)
         if state.stop_reason == PAUSED:
             keeper.save()
         else:
@@ -144,6 +149,7 @@ def train(
         model.eval()
     metrics = state.best_metrics if config.keep_best else state.metrics
     return TrainResult(
+        primary=task.primary,
         best_score=metrics.get(task.primary),
         metrics=dict(metrics),
         steps=state.step,
@@ -157,7 +163,7 @@ def train(
 
 def count_steps(train_rows: EncodedRows, config: TrainingConfig) -> int:
     """Return the optimizer steps that `train` would take over these rows."""
-    return StepPlan(train_rows.lengths, config).total_steps
+    return StepPlan(train_rows.lengths, config, train_rows.groups).total_steps
 
 
 def _attach_optimizer(state: RunState, hooks: Sequence[Hook]) -> list[nn.Parameter]:
@@ -225,6 +231,16 @@ def _run_steps(
             if not last:
                 keeper.save_if_due(evaluated=evaluating)
     state.stop("all steps done")
+
+
+def _only_evaluate(
+    state: RunState, hooks: Sequence[Hook], eval_rows: EncodedRows | None, keeper: Keeper
+) -> None:
+    """Note how good the model is as it came, where there is nothing to train."""
+    if eval_rows is not None:
+        record = {"step": 0, "epoch": 0.0, **_evaluate(state, hooks, eval_rows, keeper)}
+        keeper.journal.write(record)
+    state.stop("nothing to train")
 
 
 def _take_step(
@@ -312,12 +328,10 @@ def _evaluate(
 
 
 def _tune_decoding(state: RunState, eval_rows: EncodedRows | None) -> None:
-    """Let the task tune the decoding of the weights that the run returns, if there is anything."""
+    """Let the task tune the decoding of the weights that the run returns."""
     task, config = state.task, state.config
-    if not task.tunes:
-        return
     outputs = None
-    if eval_rows is not None:
+    if eval_rows is not None and task.tunes_on_rows:
         outputs = compute_logits(
             state.model,
             eval_rows,

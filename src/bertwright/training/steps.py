@@ -34,11 +34,14 @@ class PlannedStep:
 class StepPlan:
     """The optimizer steps of a run: how many, which batches, when to record and to evaluate."""
 
-    def __init__(self, lengths: np.ndarray, config: TrainingConfig) -> None:
+    def __init__(
+        self, lengths: np.ndarray, config: TrainingConfig, groups: np.ndarray | None = None
+    ) -> None:
         """Count the steps.
 
         Args:
             lengths: tokens of each training row [N].
+            groups: which rows go together, as for `plan_batches`.
             config: batches, accumulation, epochs, max_steps, evals_per_epoch, seed.
 
         Raises:
@@ -47,6 +50,7 @@ class StepPlan:
         if len(lengths) == 0:
             raise DataError("there are no rows to train on")
         self._lengths = lengths
+        self._groups_of_rows = groups
         self._config = config
         counts = list(self._count_steps())
         self._steps_of_epoch = [steps for steps, _ in counts]
@@ -89,6 +93,7 @@ class StepPlan:
             batch_size=config.batch_size,
             seed=config.seed,
             epoch=epoch,
+            groups=self._groups_of_rows,
         )
         size = config.accumulate
         return [batches[i : i + size] for i in range(0, len(batches), size)]

@@ -12,7 +12,7 @@ from bertwright.errors import ConfigError
 from bertwright.evaluate.evaluate import sample_rows
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import Target, measure_targets
-from bertwright.tasks import TASKS, Task
+from bertwright.tasks import Task, find_task
 from bertwright.verbs.common import InputConfig, read_rows, saved_task, serving_model
 
 __all__ = ["EXAMPLES", "GROUPS", "BenchmarkConfig", "benchmark"]
@@ -96,7 +96,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
 
 def _task_of(target: Target) -> Task:
     """Return what a target is for: the pipeline's stock models classify."""
-    return TASKS["classify"] if target.kind == "pipeline" else saved_task(str(target.path))[0]
+    return find_task("classify") if target.kind == "pipeline" else saved_task(str(target.path))[0]
 
 
 def _read_target(word: str) -> Target:

@@ -11,12 +11,13 @@ from bertwright.config import config_to_dict, dump_recipe, load_recipe, require
 from bertwright.errors import CheckpointError, ConfigError, ModelLoadError, UnknownChoiceError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_write_text, read_json
-from bertwright.tasks import TASKS, Task
+from bertwright.tasks import Task, find_task
 from bertwright.training.keeper import FREE_TO_CHANGE
 
 if TYPE_CHECKING:
     from bertwright.data.labels import LabelSet
     from bertwright.data.rows import Rows
+    from bertwright.data.tokenise import EncodedRows
     from bertwright.engines.base import EngineSpec
     from bertwright.models.task_model import TaskModel
     from bertwright.training.config import TrainingConfig
@@ -33,6 +34,7 @@ __all__ = [
     "save_trained",
     "saved_task",
     "serving_model",
+    "tokenise_both",
 ]
 
 TRAINING_BASICS = (
@@ -201,6 +203,32 @@ def read_train_and_eval(
     return rows, eval_rows
 
 
+def tokenise_both(
+    rows: tuple[Rows, Rows],
+    model: TaskModel,
+    task: Task,
+    *,
+    long_rows: Literal["truncate", "stop"],
+) -> tuple[EncodedRows, EncodedRows]:
+    """Return the rows to train on and those to evaluate on as the model takes them.
+
+    Errors are those of `tokenise`.
+    """
+    from bertwright.data.tokenise import tokenise
+
+    train_rows, eval_rows = (
+        tokenise(
+            part,
+            model.tokenizer,
+            encoder=encoder,
+            max_length=model.max_length,
+            long_rows=long_rows,
+        )
+        for part, encoder in zip(rows, (task.training_encoder, task.encoder), strict=True)
+    )
+    return train_rows, eval_rows
+
+
 def saved_task(model: str, option: str = "--model") -> tuple[Task, LabelSet | None]:
     """Return the task and the labels (if it has any) of a run, model or exported folder.
 
@@ -211,7 +239,7 @@ def saved_task(model: str, option: str = "--model") -> tuple[Task, LabelSet | No
 
     facts = _saved_facts(model, option)
     names = tuple(map(str, facts["labels"]))
-    return TASKS[facts["task"]], LabelSet(names) if names else None
+    return find_task(facts["task"]), LabelSet(names) if names else None
 
 
 def serving_model(model: str, engine: str | None) -> tuple[Path, EngineSpec]:
@@ -312,7 +340,7 @@ def save_trained(
     return TrainedResult(
         run_dir=run_dir,
         model_dir=run_dir / "model",
-        primary=TASKS[model.task].primary,
+        primary=result.primary,
         score=result.best_score,
         metrics=result.metrics,
         num_rows=num_rows,

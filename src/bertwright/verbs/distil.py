@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertwright.config import config_to_dict, require
-from bertwright.data.tokenise import EncodedRows, tokenise
+from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
@@ -16,7 +16,7 @@ from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, parse_method_spec
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import TrainResult, train
 from bertwright.verbs.common import (
@@ -27,6 +27,7 @@ from bertwright.verbs.common import (
     read_train_and_eval,
     save_trained,
     saved_task,
+    tokenise_both,
 )
 
 __all__ = ["CONTROL", "EXAMPLES", "GROUPS", "DistilConfig", "distil"]
@@ -116,15 +117,8 @@ def distil(config: DistilConfig) -> TrainedResult:
     run_dir = open_run_dir("distil", config)
     rows, eval_rows = read_train_and_eval(config, run_dir, task, labels=labels)
     teacher.max_length = config.training.max_length
-    encoded, encoded_eval = (
-        tokenise(
-            part,
-            teacher.tokenizer,
-            encoder=task.encoder,
-            max_length=teacher.max_length,
-            long_rows=config.long_rows,
-        )
-        for part in (rows, eval_rows)
+    encoded, encoded_eval = tokenise_both(
+        (rows, eval_rows), teacher, task, long_rows=config.long_rows
     )
     student, result = _train(config, methods, teacher, layers, encoded, encoded_eval, run_dir)
     student.lineage = {
@@ -204,7 +198,7 @@ def _train(
     eval_rows: EncodedRows,
     run_dir: Path,
 ) -> tuple[TaskModel, TrainResult]:
-    task = TASKS[teacher.task]
+    task = find_task(teacher.task)
     if methods and isinstance(methods[0], TheseusConfig):
         return train_theseus(
             teacher,

@@ -16,7 +16,7 @@ from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.verbs.common import DataConfig, read_rows, saved_task
 
 __all__ = ["EXAMPLES", "GROUPS", "ExportConfig", "ExportResult", "export"]
@@ -126,7 +126,10 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
 
     def encode(rows: Rows):
         return tokenise(
-            rows, model.tokenizer, encoder=TASKS[model.task].encoder, max_length=model.max_length
+            rows,
+            model.tokenizer,
+            encoder=find_task(model.task).encoder,
+            max_length=model.max_length,
         )
 
     quantized = config.precision == "int8"

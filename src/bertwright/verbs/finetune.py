@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bertwright.config import config_to_dict, require
-from bertwright.data.tokenise import tokenise
 from bertwright.errors import ConfigError
 from bertwright.models.task_model import ModelConfig, build_task_model
 from bertwright.registry import find_method, parse_method_spec
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import train
 from bertwright.verbs.common import (
@@ -20,6 +19,7 @@ from bertwright.verbs.common import (
     open_run_dir,
     read_train_and_eval,
     save_trained,
+    tokenise_both,
 )
 
 __all__ = ["EXAMPLES", "GROUPS", "FinetuneConfig", "finetune"]
@@ -74,7 +74,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
-        TASKS[self.task]
+        find_task(self.task)
 
 
 def finetune(config: FinetuneConfig) -> TrainedResult:
@@ -95,28 +95,21 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
             )
         hooks.append(entry.apply(method))
     run_dir = open_run_dir("finetune", config)
-    task = TASKS[config.task]
+    task = find_task(config.task)
     rows, eval_rows = read_train_and_eval(config, run_dir, task)
-    labels = [] if rows.labels is None else list(rows.labels.names)
+    labels = list(rows.labels.names) if rows.labels is not None and task.names_outputs else []
     training = config.training
     model = build_task_model(
         config.model,
-        task=config.task,
+        task=task.spec,
         labels=labels,
         config=config.classifier,
         max_length=training.max_length,
         seed=training.seed,
         outputs=task.outputs(labels),
     )
-    encoded, encoded_eval = (
-        tokenise(
-            part,
-            model.tokenizer,
-            encoder=task.encoder,
-            max_length=training.max_length,
-            long_rows=config.long_rows,
-        )
-        for part in (rows, eval_rows)
+    encoded, encoded_eval = tokenise_both(
+        (rows, eval_rows), model, task, long_rows=config.long_rows
     )
     result = train(
         model,

@@ -21,7 +21,7 @@ from bertwright.methods.distil.student_init import StudentInitConfig, init_stude
 from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache
 from bertwright.methods.distil.train import ask_teacher, distil_hooks, train_distilled
 from bertwright.models.task_model import build_task_model
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.loop import train
 from methods.cases import (
     LABELS,
@@ -69,7 +69,8 @@ def test_alpha_zero_is_plain_training_bit_for_bit(tmp_path):
     teacher = tiny_teacher()
     rows = tiny_rows(teacher)
     plain, distilled = fresh_student(), fresh_student()
-    train(plain, rows, rows, task=TASKS["classify"], config=tiny_training(), run_dir=tmp_path / "p")
+    task = find_task("classify")
+    train(plain, rows, rows, task=task, config=tiny_training(), run_dir=tmp_path / "p")
     distil(distilled, teacher, rows, tmp_path, [SoftTargetsConfig(alpha=0.0)])
     assert same_weights(weights(plain), weights(distilled))
     other = fresh_student()
@@ -149,9 +150,8 @@ def test_projection_is_trained_and_kept_in_the_hooks_state(tmp_path):
     student = narrow_student()
     hook = HiddenMatching(HiddenMatchingConfig(), teacher)
     config = tiny_training(max_steps=3)
-    train(
-        student, rows, rows, task=TASKS["classify"], config=config, hooks=[hook], run_dir=tmp_path
-    )
+    task = find_task("classify")
+    train(student, rows, rows, task=task, config=config, hooks=[hook], run_dir=tmp_path)
     assert hook.projection is not None
     start = make_projection(16, 32, config.seed)
     assert not torch.equal(hook.projection.weight, start.weight)

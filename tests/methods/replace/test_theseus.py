@@ -22,7 +22,7 @@ from bertwright.methods.replace.theseus import (
 )
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
-from bertwright.tasks import TASKS
+from bertwright.tasks import find_task
 from bertwright.training.loop import train
 from methods.cases import (
     inputs_of,
@@ -194,7 +194,7 @@ def test_training_replaces_and_leaves_the_teacher_and_the_predecessor_alone(tmp_
         model,
         rows,
         rows,
-        task=TASKS["classify"],
+        task=find_task("classify"),
         config=tiny_training(keep_best=False),
         hooks=[hook],
         run_dir=tmp_path,
@@ -220,7 +220,7 @@ def test_a_batch_with_nothing_replaced_changes_nothing_much(tmp_path):
         model,
         rows,
         rows,
-        task=TASKS["classify"],
+        task=find_task("classify"),
         config=tiny_training(epochs=1, keep_best=False, weight_decay=0.0),
         hooks=[Theseus(config)],
         run_dir=tmp_path,

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from bertwright.card import MethodCard
 from bertwright.config import require
+from bertwright.data.encode import IGNORED
 from bertwright.errors import UsageError
 from bertwright.methods.distil.teacher_cache import TeacherSource, as_teacher_source
+from bertwright.models.outputs import PADDING_LOGIT
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
@@ -29,10 +31,9 @@ __all__ = [
     "soft_labels_loss",
     "soft_places_loss",
     "soft_target_loss",
+    "vector_matching_loss",
 ]
 
-IGNORED = -100
-PADDING_LOGIT = -1e9
 TEMPERATURE_MIN = 0.25
 TEMPERATURE_MAX = 20.0
 LOG_GAMMA_BOUND = 20.0
@@ -103,6 +104,19 @@ def number_matching_loss(outputs_s: Tensor, outputs_t: Tensor, spread: Tensor) -
         [B], without a unit.
     """
     return ((outputs_s.float() - outputs_t.detach().float()) / spread).square().mean(dim=1)
+
+
+def vector_matching_loss(vectors_s: Tensor, vectors_t: Tensor) -> Tensor:
+    """Return the squared distance to the teacher's vector of each example: 2 - 2 cosine.
+
+    Args:
+        vectors_s: unit vectors [B, E], the student's; gradients flow here only.
+        vectors_t: unit vectors [B, E], the teacher's.
+
+    Returns:
+        [B], 0 to 4.
+    """
+    return (vectors_s.float() - vectors_t.detach().float()).square().sum(dim=1)
 
 
 def soft_places_loss(
@@ -240,7 +254,8 @@ CARD = MethodCard(
         "entropy h: T_i = 1/gamma_i with H(softmax(gamma_i z_t)) = h log C, both sides and the\n"
         "factor T_i² at that T_i, which is kept between 0.25 and 20.\n"
         "several labels a text: the same of each label's two outcomes, mean over labels.\n"
-        "numbers: ((z_s - z_t) / s)², s the deviation of the training targets; T has no part."
+        "numbers: ((z_s - z_t) / s)², s the deviation of the training targets; T has no part.\n"
+        "unit vectors: |v_s - v_t|²; T has no part."
     ),
     needs="Labels (unless alpha = 1) and a fine-tuned teacher with the same classes. No roles.",
     cost=(
@@ -335,7 +350,10 @@ class SoftTargets(Hook):
         """Return the loss to the teacher's outputs of each example, [B], by what they are."""
         outputs, model = state.model.outputs, state.model
         if outputs.kind == "numbers":
-            return number_matching_loss(logits_s, logits_t, model.scale.spread)  # type: ignore[arg-type]
+            spread = model.scale.spread if outputs.scaled else logits_s.new_ones(outputs.count)
+            return number_matching_loss(logits_s, logits_t, spread)  # type: ignore[arg-type]
+        if outputs.kind == "vectors":
+            return vector_matching_loss(logits_s, logits_t)
         if outputs.kind == "labels":
             return soft_labels_loss(logits_s, logits_t, self.config.temperature)
         if outputs.kind == "places":

@@ -15,7 +15,7 @@ from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method
-from bertwright.tasks import TASKS, Task
+from bertwright.tasks import Task, find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.hooks import Hook
 from bertwright.training.loop import TrainResult, train
@@ -121,7 +121,7 @@ def train_distilled(
         student,
         train_rows,
         eval_rows,
-        task=task or TASKS[student.task],
+        task=task or find_task(student.task),
         config=training,
         hooks=distil_hooks(methods, source),
         run_dir=Path(run_dir),

@@ -19,7 +19,7 @@ from bertwright.methods.replace.theseus import (
     finish_theseus,
 )
 from bertwright.models.task_model import TaskModel
-from bertwright.tasks import TASKS, Task
+from bertwright.tasks import Task, find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import TrainResult, train
 
@@ -73,7 +73,7 @@ def train_theseus(
         student,
         train_rows,
         eval_rows,
-        task=task or TASKS[teacher.task],
+        task=task or find_task(teacher.task),
         config=split_training(training, config)[1],
         hooks=(),
         run_dir=run_dir,
@@ -142,7 +142,7 @@ def replace_layers(
         model,
         train_rows,
         eval_rows,
-        task=task or TASKS[teacher.task],
+        task=task or find_task(teacher.task),
         config=replacing,
         hooks=[Theseus(config)],
         run_dir=folder,

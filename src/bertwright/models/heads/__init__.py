@@ -11,9 +11,10 @@ from bertwright.errors import ConfigError
 from bertwright.models.heads.classification import ClassificationHead, HeadConfig
 from bertwright.models.heads.stock import StockHead
 from bertwright.models.heads.tokens import TokenHead
+from bertwright.models.heads.vectors import VectorHead
 from bertwright.models.outputs import Outputs
 
-__all__ = ["ClassificationHead", "HeadConfig", "StockHead", "TokenHead", "build_head"]
+__all__ = ["ClassificationHead", "HeadConfig", "StockHead", "TokenHead", "VectorHead", "build_head"]
 
 
 def build_head(
@@ -22,10 +23,13 @@ def build_head(
     """Return a new head for an encoder with this `config`.
 
     Its forward is [B, D] -> [B, C], or of a token head ([B, L, D], mask [B, L]) -> [B, L, C].
+    Heads of vectors do both.
 
     Raises:
         ConfigError: options of token heads for a head that is none.
     """
+    if outputs.kind == "vectors":
+        return VectorHead(config, head)
     if outputs.level == "token":
         return TokenHead(config, outputs.count, head, names)
     for option in ("head_lstm", "head_crf"):

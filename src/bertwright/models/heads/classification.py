@@ -1,14 +1,13 @@
 """Heads of our own: linear, or an MLP of one to three hidden layers.
 
-Shapes: B batch, D width of the pooled vector, C classes.
+Shapes: B batch, D width of the vector, C classes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from bertwright.config import require
 from bertwright.errors import ConfigError
 from bertwright.registry import Choices
 
-__all__ = ["ACTIVATIONS", "ClassificationHead", "HeadConfig", "build_mlp"]
+__all__ = ["ACTIVATIONS", "ClassificationHead", "HeadConfig"]
 
 ACTIVATIONS: Choices[type[nn.Module]] = Choices(
     "head activation", {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
@@ -72,37 +71,17 @@ class ClassificationHead(nn.Module):
         super().__init__()
         rate = _DROPOUT if config.head_dropout is None else config.head_dropout
         widths = [in_features] + [config.head_hidden] * config.head_layers
-        self.hidden = nn.ModuleList([nn.Linear(*pair) for pair in itertools.pairwise(widths)])
+        linears = [nn.Linear(*pair) for pair in itertools.pairwise(widths)]
+        self.hidden = nn.ModuleList(linears)
         self.activation = ACTIVATIONS[config.head_activation]()
         self.dropout = nn.Dropout(rate)
         self.out = nn.Linear(widths[-1], num_outputs)
-        _draw_weights([*self.hidden, self.out])
+        for linear in (*linears, self.out):
+            nn.init.normal_(linear.weight, std=_INIT_STD)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Return logits [B, C] from pooled vectors [B, D]."""
+        """Return logits [..., C] from vectors [..., D]: pooled ones [B, D], or those of tokens."""
         for linear in self.hidden:
             pooled = self.activation(linear(self.dropout(pooled)))
         return self.out(self.dropout(pooled))
-
-
-def build_mlp(
-    in_features: int, num_outputs: int, config: HeadConfig, dropout: float
-) -> tuple[nn.Sequential, nn.Linear]:
-    """Return the hidden layers (none: an empty sequence) and the last linear layer of a head.
-
-    Both work on the last axis. Weights are drawn as those of `ClassificationHead`.
-    """
-    widths = [in_features] + [config.head_hidden] * config.head_layers
-    hidden: list[nn.Module] = []
-    linears = [nn.Linear(*pair) for pair in itertools.pairwise(widths)]
-    for linear in linears:
-        hidden += [nn.Dropout(dropout), linear, ACTIVATIONS[config.head_activation]()]
-    out = nn.Linear(widths[-1], num_outputs)
-    _draw_weights([*linears, out])
-    return nn.Sequential(*hidden), out
-
-
-def _draw_weights(linears: Iterable[Any]) -> None:
-    for linear in linears:
-        nn.init.normal_(linear.weight, std=_INIT_STD)
-        nn.init.zeros_(linear.bias)

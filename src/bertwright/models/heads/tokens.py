@@ -6,13 +6,14 @@ Shapes: B batch, L length, D model width, C outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from bertwright.models.heads.bilstm import BiLSTM
-from bertwright.models.heads.classification import HeadConfig, build_mlp
+from bertwright.models.heads.classification import ClassificationHead, HeadConfig
 from bertwright.models.heads.crf import LinearChainCRF
 
 __all__ = ["TokenHead"]
@@ -41,8 +42,7 @@ class TokenHead(nn.Module):
         self.lstm = BiLSTM(width, head.head_lstm) if head.head_lstm else None
         if head.head_lstm:
             width = 2 * head.head_lstm
-        self.dropout = nn.Dropout(rate)
-        self.mlp, self.out = build_mlp(width, num_outputs, head, rate)
+        self.each = ClassificationHead(width, num_outputs, replace(head, head_dropout=rate))
         self.crf = LinearChainCRF(num_outputs, names) if head.head_crf else None
         self.register_buffer("mean_counted", torch.zeros(()))
 
@@ -50,7 +50,7 @@ class TokenHead(nn.Module):
         """Return outputs [B, L, C] from states [B, L, D] of right-padded rows."""
         if self.lstm is not None:
             hidden = self.lstm(hidden, attention_mask)
-        return self.out(self.dropout(self.mlp(hidden)))
+        return self.each(hidden)
 
     def per_row(self, total: Tensor) -> Tensor:
         """Return losses of rows [B] from sums over their tokens: each token weighs the same.

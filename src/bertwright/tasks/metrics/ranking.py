@@ -33,8 +33,8 @@ RANKING_METRICS = (
 
 
 def ranking_statistics(
-    scores: Sequence[Sequence[float] | np.ndarray],
-    relevance: Sequence[Sequence[float] | np.ndarray],
+    scores: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
+    relevance: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
 ) -> np.ndarray:
     """Return the columns of `RANKING_METRICS` of each query, [Q, 8] float64.
 
