@@ -32,6 +32,11 @@ import numpy as np
 from bertwright.errors import UsageError, WorkerError
 from bertwright.evaluate.machine import usable_cores
 from bertwright.files import folder_size_mb
+from bertwright.models.encoder import find_model_dir, resolve_source
+from bertwright.models.sentence_transformers import (
+    import_sentence_transformers,
+    is_sentence_transformers,
+)
 from bertwright.progress import Progress
 
 __all__ = ["WORKER_COMMAND", "Measurement", "Target", "measure_targets", "model_folder"]
@@ -90,11 +95,17 @@ class Measurement:
 
 
 def model_folder(path: str | Path) -> Path:
-    """Return `path`, or `path/model` when `path` is a run directory."""
-    path = Path(path)
-    if not (path / "bertwright.json").exists() and (path / "model" / "bertwright.json").exists():
-        return path / "model"
-    return path
+    """Return the folder of the model that `path` names.
+
+    That is `path/model` of a run directory, `path` itself of a model or an artifact, and of
+    `minilm` or a folder of sentence-transformers a copy in our own format.
+    """
+    folder = find_model_dir(path)
+    if folder is None and not Path(path).is_file():
+        where = resolve_source(path)
+        if is_sentence_transformers(where):
+            return import_sentence_transformers(where)
+    return folder or Path(path)
 
 
 def measure_targets(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from bertwright.config import config_to_dict, require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError
+from bertwright.evaluate.measure import model_folder
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
 from bertwright.methods.replace.theseus import TheseusConfig
@@ -112,7 +113,7 @@ def distil(config: DistilConfig) -> TrainedResult:
     """
     methods = _read_methods(config)
     task, labels = saved_task(config.teacher, "--teacher")
-    teacher = TaskModel.load(config.teacher)
+    teacher = TaskModel.load(model_folder(config.teacher))
     layers = choose_layers(teacher.roles.num_layers, config.layers, _layer_rule(config))
     run_dir = open_run_dir("distil", config)
     rows, eval_rows = read_train_and_eval(config, run_dir, task, labels=labels)

@@ -15,6 +15,7 @@ from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb
 from bertwright.models.export import export_transformers
+from bertwright.models.sentence_transformers import export_sentence_transformers
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import find_task
 from bertwright.verbs.common import DataConfig, read_rows, saved_task
@@ -25,6 +26,10 @@ EXAMPLES = (
     (
         "for AutoModelForSequenceClassification",
         "--model runs/mine --format transformers --out exported",
+    ),
+    (
+        "an embedding model, for SentenceTransformer",
+        "--model runs/vectors --format sentence-transformers --out exported",
     ),
     (
         "the fastest on most processors",
@@ -41,7 +46,7 @@ ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a model so that transformers, ONNX Runtime or OpenVINO load it.
+    """Write a model so that transformers, sentence-transformers, ONNX Runtime or OpenVINO load it.
 
     The numbers are compared with torch's on real rows, and an export that answers differently is
     refused.
@@ -49,7 +54,7 @@ class ExportConfig:
 
     model: str
     """A run or model folder."""
-    format: Literal["transformers", "onnx", "openvino"]
+    format: Literal["transformers", "sentence-transformers", "onnx", "openvino"]
     """Who is to load it."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """Number format. int8 needs --data with labels: for calibration, and to see that the score
@@ -69,9 +74,9 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         require(self.tolerance_points >= 0, "tolerance_points", self.tolerance_points, "at least 0")
-        if self.format == "transformers" and self.precision != "fp32":
+        if self.format not in ENGINE_OF and self.precision != "fp32":
             raise ConfigError(
-                f"--precision {self.precision}: a transformers folder is written in fp32",
+                f"--precision {self.precision}: a {self.format} folder is written in fp32",
                 hint="--format onnx or openvino",
             )
         if self.precision == "int8" and self.data.startswith("builtin"):
@@ -104,9 +109,11 @@ def export(config: ExportConfig) -> ExportResult:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
     source = model_folder(config.model)
+    parity: dict[str, Any] = {}
     if config.format == "transformers":
         export_transformers(source, out)
-        parity: dict[str, Any] = {}
+    elif config.format == "sentence-transformers":
+        export_sentence_transformers(source, out)
     else:
         parity = _compile(config, source, out)
     return ExportResult(

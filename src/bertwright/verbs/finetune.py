@@ -7,7 +7,12 @@ from typing import Literal
 
 from bertwright.config import config_to_dict, require
 from bertwright.errors import ConfigError
-from bertwright.models.task_model import ModelConfig, build_task_model
+from bertwright.models.task_model import (
+    ModelConfig,
+    TaskModel,
+    build_task_model,
+    copy_with_layers,
+)
 from bertwright.registry import find_method, parse_method_spec
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
@@ -35,7 +40,7 @@ EXAMPLES = (
 )
 GROUPS = {
     "What you give": ("data", "eval_data", "eval_share", "task", "reading", "long_rows"),
-    "Model": ("model", "classifier"),
+    "Model": ("model", "layers", "classifier"),
     "Training": ("method", *TRAINING_BASICS),
     "Training, the finer points": ("training",),
     "Output": ("out", "resume"),
@@ -62,6 +67,8 @@ class FinetuneConfig:
     """A row longer than --max-length is cut, or stops the command."""
     model: str = "minilm"
     """Where to start: a Hub name, a directory, or minilm (no network needed)."""
+    layers: int | None = None
+    """Use only the first so many layers of the encoder. Without it, all."""
     classifier: ModelConfig = field(default_factory=ModelConfig)
     method: tuple[str, ...] = ()
     """Add a method, NAME or NAME:key=value,key=value; may be given several times.
@@ -74,6 +81,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
+        require(self.layers is None or self.layers >= 1, "layers", self.layers, "at least 1")
         find_task(self.task)
 
 
@@ -108,6 +116,8 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
         seed=training.seed,
         outputs=task.outputs(labels),
     )
+    if config.layers is not None:
+        model = _first_layers(model, config.layers)
     encoded, encoded_eval = tokenise_both(
         (rows, eval_rows), model, task, long_rows=config.long_rows
     )
@@ -130,3 +140,10 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
         "recipe": {"verb": "finetune", **config_to_dict(config)},
     }
     return save_trained(model, result, run_dir, num_rows=len(rows), num_eval_rows=len(eval_rows))
+
+
+def _first_layers(model: TaskModel, count: int) -> TaskModel:
+    depth = model.roles.num_layers
+    if count > depth:
+        raise ConfigError(f"--layers {count}: the encoder has {depth}")
+    return copy_with_layers(model, range(count))
