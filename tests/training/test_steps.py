@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bertwright.data.batching import plan_batches
 from bertwright.errors import DataError
 from bertwright.training.config import TrainingConfig
 from bertwright.training.steps import StepPlan
@@ -10,8 +11,21 @@ from bertwright.training.steps import StepPlan
 LENGTHS = np.random.default_rng(0).integers(3, 60, 230)
 
 
+class Lengths:
+    """Rows of which only the lengths are known."""
+
+    def __init__(self, lengths):
+        self.lengths = lengths
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def plan(self, **options):
+        return plan_batches(self.lengths, **options)
+
+
 def plan_for(**options) -> StepPlan:
-    return StepPlan(LENGTHS, TrainingConfig(**{"batch_tokens": 256, **options}))
+    return StepPlan(Lengths(LENGTHS), TrainingConfig(**{"batch_tokens": 256, **options}))
 
 
 def rows_of(steps) -> list[int]:
@@ -66,4 +80,4 @@ def test_a_short_run_is_evaluated_once_at_its_end():
 
 def test_no_rows_is_an_error():
     with pytest.raises(DataError, match="no rows"):
-        StepPlan(np.zeros(0, dtype=np.int32), TrainingConfig())
+        StepPlan(Lengths(np.zeros(0, dtype=np.int32)), TrainingConfig())

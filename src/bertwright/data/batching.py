@@ -6,14 +6,16 @@ Shape letters: B batch (rows), L length (tokens).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from bertwright.config import require
 from bertwright.data.encode import Target
-from bertwright.data.tokenise import EncodedRows
+
+if TYPE_CHECKING:
+    from bertwright.data.tokenise import EncodedRows
 
 __all__ = [
     "collate",

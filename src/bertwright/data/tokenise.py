@@ -17,8 +17,10 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from bertwright.config import require
+from bertwright.data.batching import collate, plan_batches
 from bertwright.data.cache import cache_root, open_folder, publish_folder, scratch_folder
 from bertwright.data.encode import Inputs, RowEncoder, Target, TextEncoder, uses_token_types
+from bertwright.data.gather import Gathered
 from bertwright.data.labels import LabelSet
 from bertwright.data.rows import Rows
 from bertwright.errors import ModelLoadError, RowTooLongError, UnknownChoiceError
@@ -118,6 +120,34 @@ class EncodedRows:
     def groups(self) -> np.ndarray | None:
         """Which features go together, as `plan_batches` takes it; None: each by itself."""
         return self.row_numbers if self.together else None
+
+    def plan(
+        self,
+        *,
+        batch_tokens: int,
+        batch_size: int | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+    ) -> list[np.ndarray]:
+        """Return the positions of the features of each batch of an epoch; see `plan_batches`."""
+        return plan_batches(
+            self.lengths,
+            batch_tokens=batch_tokens,
+            batch_size=batch_size,
+            seed=seed,
+            epoch=epoch,
+            shuffle=shuffle,
+            groups=self.groups,
+        )
+
+    def collate(self, positions: np.ndarray) -> dict[str, Any]:
+        """Return the batch of the features at these positions; see `batching.collate`."""
+        return collate(self, positions)
+
+    def gathered(self) -> Gathered:
+        """Return what collects the outputs of batches of these features."""
+        return Gathered(len(self))
 
     def tokens(self, positions: np.ndarray) -> list[np.ndarray]:
         """Return the token ids of the features at these positions, int32, as views."""

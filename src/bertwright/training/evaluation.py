@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertwright.data.batching import collate, plan_batches
 from bertwright.data.gather import Gathered, RowOutputs
 from bertwright.errors import DataError
 from bertwright.training.precision import resolve_precision
@@ -53,7 +52,7 @@ def compute_logits(
         batch_tokens: most tokens in a batch, padding counted.
         precision: of the matrix products; auto is bf16 where the processor has it.
     """
-    outputs = Gathered(len(encoded))
+    outputs = encoded.gathered()
     for indices, batch, logits in _batches(model, encoded, batch_tokens, precision):
         _gather(outputs, indices, batch, logits)
     return outputs.in_order()
@@ -85,7 +84,7 @@ def evaluate_model(
         raise DataError("there are no rows to evaluate on")
     if not encoded.targets:
         raise DataError("the rows to evaluate on have no labels")
-    outputs, loss = Gathered(len(encoded)), 0.0
+    outputs, loss = encoded.gathered(), 0.0
     for indices, batch, logits in _batches(model, encoded, batch_tokens, precision):
         loss += float(task.per_example_loss(logits, batch, model).sum())
         _gather(outputs, indices, batch, logits)
@@ -106,17 +105,10 @@ def _batches(
     autocast = torch.autocast(
         device.type, torch.bfloat16, enabled=resolve_precision(precision) == "bf16"
     )
-    plan = plan_batches(
-        encoded.lengths,
-        batch_tokens=batch_tokens,
-        seed=0,
-        epoch=0,
-        shuffle=False,
-        groups=encoded.groups,
-    )
+    plan = encoded.plan(batch_tokens=batch_tokens, shuffle=False)
     with eval_mode(model), torch.no_grad():
         for indices in plan:
-            batch = collate(encoded, indices)
+            batch = encoded.collate(indices)
             batch = {
                 key: value.to(device) if isinstance(value, Tensor) else value
                 for key, value in batch.items()

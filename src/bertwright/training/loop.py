@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from bertwright.data.batching import collate
 from bertwright.errors import ConfigError, DataError, NonFiniteLossError
 from bertwright.progress import Progress
 from bertwright.training.config import TrainingConfig
@@ -109,7 +108,7 @@ def train(
     accelerator = make_accelerator(config.precision)
     if accelerator.num_processes > 1:
         raise ConfigError("training in more than one process is not supported")
-    plan = StepPlan(train_rows.lengths, config, train_rows.groups)
+    plan = StepPlan(train_rows, config)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     seed_everything(config.seed)
@@ -163,7 +162,7 @@ def train(
 
 def count_steps(train_rows: EncodedRows, config: TrainingConfig) -> int:
     """Return the optimizer steps that `train` would take over these rows."""
-    return StepPlan(train_rows.lengths, config, train_rows.groups).total_steps
+    return StepPlan(train_rows, config).total_steps
 
 
 def _attach_optimizer(state: RunState, hooks: Sequence[Hook]) -> list[nn.Parameter]:
@@ -258,7 +257,7 @@ def _take_step(
     device = state.accelerator.device
     state.epoch = planned.epoch
     for indices in planned.batches:
-        batch = collate(rows, indices)
+        batch = rows.collate(indices)
         state.batch = {
             key: value.to(device) if isinstance(value, torch.Tensor) else value
             for key, value in batch.items()

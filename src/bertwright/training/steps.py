@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from bertwright.data.batching import plan_batches
 from bertwright.errors import DataError
 from bertwright.training.config import TrainingConfig
 
-__all__ = ["PlannedStep", "StepPlan"]
+__all__ = ["PlannedRows", "PlannedStep", "StepPlan"]
 
 RECORDS_PER_RUN = 100
 
@@ -31,26 +31,39 @@ class PlannedStep:
     rows_per_step: float
 
 
+class PlannedRows(Protocol):
+    """Rows that say themselves which of them make which batch."""
+
+    def __len__(self) -> int: ...
+
+    def plan(
+        self,
+        *,
+        batch_tokens: int,
+        batch_size: int | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> list[np.ndarray]:
+        """Return the positions of the rows of each batch of an epoch."""
+        ...
+
+
 class StepPlan:
     """The optimizer steps of a run: how many, which batches, when to record and to evaluate."""
 
-    def __init__(
-        self, lengths: np.ndarray, config: TrainingConfig, groups: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, rows: PlannedRows, config: TrainingConfig) -> None:
         """Count the steps.
 
         Args:
-            lengths: tokens of each training row [N].
-            groups: which rows go together, as for `plan_batches`.
+            rows: to train on.
             config: batches, accumulation, epochs, max_steps, evals_per_epoch, seed.
 
         Raises:
             DataError: there are no rows.
         """
-        if len(lengths) == 0:
+        if len(rows) == 0:
             raise DataError("there are no rows to train on")
-        self._lengths = lengths
-        self._groups_of_rows = groups
+        self._rows = rows
         self._config = config
         counts = list(self._count_steps())
         self._steps_of_epoch = [steps for steps, _ in counts]
@@ -75,25 +88,24 @@ class StepPlan:
                 step -= num_steps
                 continue
             groups = self._groups(epoch)
+            num_rows = sum(len(batch) for group in groups for batch in group)
             for i in range(step, num_steps):
                 yield PlannedStep(
                     epoch=epoch,
                     epochs_done=epoch + (i + 1) / len(groups),
                     batches=groups[i],
-                    rows_per_step=len(self._lengths) / len(groups),
+                    rows_per_step=num_rows / len(groups),
                 )
             step = 0
 
     def _groups(self, epoch: int) -> list[list[np.ndarray]]:
         """Return the batches of an epoch, `accumulate` to a step; the last may have fewer."""
         config = self._config
-        batches = plan_batches(
-            self._lengths,
+        batches = self._rows.plan(
             batch_tokens=config.batch_tokens,
             batch_size=config.batch_size,
             seed=config.seed,
             epoch=epoch,
-            groups=self._groups_of_rows,
         )
         size = config.accumulate
         return [batches[i : i + size] for i in range(0, len(batches), size)]
