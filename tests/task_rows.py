@@ -41,8 +41,12 @@ def row_of(task: str, rng: random.Random) -> dict[str, Any]:
             ],
             "relevance": [float(kind == "film") for kind in kinds],
         }
-    assert task == "span"
     start = len(" ".join([*filler[:place], ""]))
+    if task == "senses":
+        other = next(rng.choice(WORDS[name]) for name in WORDS if name != kind)
+        pair = {"text": f"{text} and {other}", "start": start, "end": start + len(word)}
+        return {**pair, "label": kind}
+    assert task == "span"
     return {
         "question": f"the {kind}",
         "context": text,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     export: Callable[..., Any]
     finetune: Callable[..., Any]
     methods: Callable[..., Any]
+    multitask: Callable[..., Any]
     predict: Callable[..., Any]
     run: Callable[..., Any]
 
@@ -46,6 +47,7 @@ __all__ = [
     "finetune",
     "load",
     "methods",
+    "multitask",
     "predict",
     "run",
 ]
@@ -54,15 +56,19 @@ _VERBS = tuple(name for name in __all__ if name not in ("__version__", "load"))
 _VERB_PACKAGES = ("compress", "evaluate", "methods")
 
 
-def load(path: str) -> TaskModel:
+def load(path: str, head: str | None = None) -> TaskModel:
     """Load a model from a run directory or a model directory, in evaluation mode.
+
+    `head` names one of several (see `multitask`).
 
     Raises:
         CheckpointError: it is incomplete, corrupt, or written by a newer version.
     """
+    from bertwright.evaluate.measure import model_folder
+    from bertwright.models.multi import head_folder
     from bertwright.models.task_model import TaskModel
 
-    return TaskModel.load(path).eval()
+    return TaskModel.load(model_folder(head_folder(path, head)))
 
 
 def _call_verb(name: str, options: dict[str, Any]) -> Any:

@@ -54,6 +54,54 @@ def test_every_row_once_and_within_budget(
     assert padding_efficiency(lengths, batches, multiple) == pytest.approx(real / padded)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    groups=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=9), min_size=1, max_size=80),
+    batch_tokens=st.integers(1, 2000),
+    batch_size=st.one_of(st.none(), st.integers(1, 12)),
+    shuffle=st.booleans(),
+    multiple=st.sampled_from([1, 8]),
+    seed=st.integers(0, 5),
+)
+def test_groups_are_whole_in_order_and_within_budget(
+    groups, batch_tokens, batch_size, shuffle, multiple, seed
+):
+    sizes = [len(group) for group in groups]
+    lengths = np.concatenate(groups)
+    names = np.random.default_rng(seed).permutation(1000)[: len(groups)]
+    batches = plan_batches(
+        lengths,
+        batch_tokens=batch_tokens,
+        batch_size=batch_size,
+        seed=seed,
+        epoch=0,
+        shuffle=shuffle,
+        pad_multiple=multiple,
+        groups=np.repeat(names, sizes),
+    )
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    owners, starts = np.repeat(np.arange(len(groups)), sizes), np.cumsum([0, *sizes])
+    for batch in batches:
+        inside = list(dict.fromkeys(owners[batch].tolist()))
+        whole = [np.arange(starts[group], starts[group + 1]) for group in inside]
+        assert batch.tolist() == np.concatenate(whole).tolist()
+        padded = len(batch) * max(multiple * -(-int(lengths[batch].max()) // multiple), 1)
+        assert len(inside) == 1 or padded <= batch_tokens
+        assert batch_size is None or len(inside) <= batch_size
+
+
+def test_groups_by_hand():
+    lengths, groups = np.array([2, 5, 1, 9, 3, 3]), np.array([7, 7, 2, 2, 4, 4])
+    batches = plan(lengths, shuffle=False, batch_tokens=20, batch_size=None, pad_multiple=1,
+                   groups=groups)  # fmt: skip
+    assert [b.tolist() for b in batches] == [[2, 3], [0, 1, 4, 5]]
+    alone = plan(lengths, shuffle=False, batch_tokens=20, batch_size=None, pad_multiple=1)
+    assert [b.tolist() for b in alone] == [[3, 1], [4, 5, 0, 2]]
+    first, second = plan(lengths, groups=groups), plan(lengths, groups=groups)
+    assert flat(first) == flat(second)
+    assert plan(np.array([], dtype=int), shuffle=False, groups=np.array([], dtype=int)) == []
+
+
 def test_efficiency_by_hand():
     # [3, 5] pads to 2 x 8, [9] to 1 x 16: 17 real of 32
     batches = [np.array([0, 1]), np.array([2])]

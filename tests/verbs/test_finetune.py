@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import AutoModel
 
 import bertwright
 from bertwright.cli.main import main
@@ -82,6 +83,26 @@ def test_without_eval_data_a_share_is_held_out(encoder_dir, data, tmp_path):
         **QUICK,
     )
     assert (result.num_rows, result.num_eval_rows) == (120, 40)
+
+
+def test_layers_keeps_the_first_layers_of_the_encoder(encoder_dir, data, tmp_path):
+    given = {"model": str(encoder_dir), "data": data["train"], **QUICK}
+    found = bertwright.finetune(**given, layers=2, lr=1e-9, out=str(tmp_path / "a"))
+    assert found.num_layers == 2
+    model = bertwright.load(str(tmp_path / "a"))
+    encoder = AutoModel.from_pretrained(encoder_dir)
+    assert model.roles.num_layers == 2 and encoder.config.num_hidden_layers == 4
+    for kept, layer in zip(model.roles.layers, encoder.encoder.layer, strict=False):
+        for mine, theirs in zip(kept.parameters(), layer.parameters(), strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-6)
+    last = encoder.encoder.layer[3].state_dict()
+    other = model.roles.layers[1].state_dict()
+    assert not all(torch.allclose(other[name], last[name], atol=1e-3) for name in last)
+    with pytest.raises(ConfigError, match="--layers 5: the encoder has 4"):
+        bertwright.finetune(**given, layers=5, out=str(tmp_path / "b"))
+    with pytest.raises(ConfigError, match="--layers 0: must be at least 1"):
+        bertwright.finetune(**given, layers=0, out=str(tmp_path / "b"))
+    assert not (tmp_path / "b" / "model").exists()
 
 
 def test_a_bad_row_stops_the_run_and_the_same_folder_can_be_used_again(

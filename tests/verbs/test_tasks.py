@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 
 import bertwright
 from task_rows import row_of
 
 ANSWERS = {
+    "embed": "similarity",
     "multilabel": "labels",
     "powerset": "labels",
     "regress": "value",
@@ -79,3 +81,35 @@ def test_a_task_goes_the_whole_road(task, encoder_dir, tmp_path):
     )
     again = bertwright.predict(model=str(exported.out), input=str(files["test"])).rows
     assert len(again) == 24
+
+
+PAIRS = (
+    ("A man is playing a guitar.", "A man plays the guitar.", 4.9),
+    ("A plane is taking off.", "An air plane takes off.", 4.8),
+    ("A woman slices an onion.", "Someone is cutting a vegetable.", 3.2),
+    ("A dog runs on the beach.", "A dog is sleeping in a basket.", 1.8),
+    ("Two children play chess.", "Stocks fell sharply on Friday.", 0.0),
+    ("The court rejected the appeal.", "A cat jumps on the table.", 0.1),
+)
+
+
+def test_minilm_embeds_as_it_comes(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [dict(zip(("text", "text_b", "label"), row, strict=True)) for row in PAIRS]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    found = bertwright.evaluate(
+        model="minilm", data=str(file), repeats=1, latency_rows=2, speed_rows=6, threads=1
+    )
+    assert (found["task"], found["primary"], found["num_rows"]) == ("embed", "spearman", 6)
+    assert set(found["metrics"]) == {"spearman", "pearson"}
+    assert found["score"] > 0.8 and found["throughput_texts_s"] > 0
+    texts = PAIRS[0][0], PAIRS[0][1], PAIRS[4][1]
+    answers = bertwright.predict(model="minilm", text=texts).rows
+    assert [answer["text"] for answer in answers] == list(texts)
+    vectors = np.array([answer["vector"] for answer in answers])
+    assert vectors.shape == (3, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    near, far = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert near > 0.8 and far < 0.2
+    pairs = bertwright.predict(model="minilm", input=str(file)).rows
+    assert pairs[0]["similarity"] == pytest.approx(near, abs=1e-5) and "vector" not in pairs[0]

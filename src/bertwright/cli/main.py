@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(error, words)
         return error.exit_code
     except KeyboardInterrupt:
-        resumable = words[:1] in (["finetune"], ["distil"], ["run"], ["compress"])
+        resumable = words[:1] in (["finetune"], ["multitask"], ["distil"], ["run"], ["compress"])
         hint = "; the same command with --resume carries it on" if resumable else ""
         _stderr().print(f"\ninterrupted{hint}", style="yellow", highlight=False)
         return INTERRUPTED

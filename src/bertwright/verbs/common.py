@@ -11,6 +11,7 @@ from bertwright.config import config_to_dict, dump_recipe, load_recipe, require
 from bertwright.errors import CheckpointError, ConfigError, ModelLoadError, UnknownChoiceError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_write_text, read_json
+from bertwright.models.multi import head_folder
 from bertwright.tasks import Task, find_task
 from bertwright.training.keeper import FREE_TO_CHANGE
 
@@ -29,6 +30,8 @@ __all__ = [
     "InputConfig",
     "TrainedResult",
     "open_run_dir",
+    "output_labels",
+    "read_parts",
     "read_rows",
     "read_train_and_eval",
     "save_trained",
@@ -181,26 +184,55 @@ def read_train_and_eval(
 
     Rejected rows are written to the run directory. Errors are those of `load_rows`.
     """
-    from bertwright.data.rows import split_rows
-
-    rows = read_rows(
+    return read_parts(
         config.data,
-        config.reading,
-        task,
-        labels=labels,
-        rejected_path=run_dir / "rejected.jsonl",
-    )
-    if config.eval_data is None:
-        return split_rows(rows, share=config.eval_share, seed=config.training.seed)
-    eval_rows = read_rows(
         config.eval_data,
         config.reading,
         task,
-        labels=rows.labels,
-        rejected_path=run_dir / "rejected-eval.jsonl",
+        run_dir,
+        labels=labels,
+        eval_share=config.eval_share,
+        seed=config.training.seed,
+    )
+
+
+def read_parts(
+    data: str,
+    eval_data: str | None,
+    reading: InputConfig,
+    task: Task,
+    run_dir: Path,
+    *,
+    labels: LabelSet | None = None,
+    eval_share: float,
+    seed: int,
+    suffix: str = "",
+) -> tuple[Rows, Rows]:
+    """Read rows to train on and to evaluate on; `suffix` goes into the names of rejected files.
+
+    Errors are those of `load_rows`.
+    """
+    from bertwright.data.rows import split_rows
+
+    rows = read_rows(
+        data, reading, task, labels=labels, rejected_path=run_dir / f"rejected{suffix}.jsonl"
+    )
+    if eval_data is None:
+        return split_rows(rows, share=eval_share, seed=seed)
+    eval_rows = read_rows(
+        eval_data,
+        reading,
+        task,
+        labels=rows.labels if task.names_outputs else None,
+        rejected_path=run_dir / f"rejected-eval{suffix}.jsonl",
         split="validation",
     )
     return rows, eval_rows
+
+
+def output_labels(task: Task, row_labels: LabelSet | None) -> list[str]:
+    """Return the labels of the rows, where they name what the model gives."""
+    return list(row_labels.names) if row_labels is not None and task.names_outputs else []
 
 
 def tokenise_both(
@@ -268,7 +300,7 @@ def serving_model(model: str, engine: str | None) -> tuple[Path, EngineSpec]:
 
 
 def _saved_facts(model: str, option: str = "--model") -> dict[str, Any]:
-    file = model_folder(model) / "bertwright.json"
+    file = model_folder(head_folder(model, None)) / "bertwright.json"
     if not file.exists():
         raise ModelLoadError(
             f"{option} {model}: not a trained model (there is no {file})",

@@ -12,6 +12,7 @@ from bertwright.compress.config import SearchConfig
 from bertwright.compress.pipeline import SearchRows, search
 from bertwright.config import config_to_dict, require
 from bertwright.insight.report import render_report
+from bertwright.models.multi import head_folder
 from bertwright.training.config import TrainingConfig
 from bertwright.verbs.common import (
     DataConfig,
@@ -44,7 +45,7 @@ EXAMPLES = (
     ),
 )
 GROUPS = {
-    "What you give": ("model", "data", "eval_data", "eval_share", "test_data", "reading"),
+    "What you give": ("model", "head", "data", "eval_data", "eval_share", "test_data", "reading"),
     "Budget": ("keep", "max_latency_ms", "min_speedup", "max_size_mb"),
     "Search": ("search",),
     "Training of each student": ("training",),
@@ -69,6 +70,8 @@ class CompressConfig:
 
     model: str
     """The teacher: a finetune run or model folder."""
+    head: str | None = None
+    """Which head, of a model that has several (bertwright multitask)."""
     data: str
     """Labelled rows to train the students on; best, those the teacher was trained on."""
     eval_data: str | None = None
@@ -143,14 +146,15 @@ def compress(config: CompressConfig) -> CompressResult:
     Raises:
         UsageError: an option, the data or the model cannot be used.
     """
-    task, labels = saved_task(config.model)
+    model = str(head_folder(config.model, config.head))
+    task, labels = saved_task(model)
     run_dir = open_run_dir("compress", config, may_change=MAY_CHANGE_ON_RESUME)
     train, dev = read_train_and_eval(config, run_dir, task, labels=labels)
     test = None
     if config.test_data is not None:
         test = read_rows(config.test_data, config.reading, task, labels=labels, split="test")
     result = search(
-        config.model,
+        model,
         SearchRows(train, dev, test),
         budget=config.budget(),
         config=config.search,
@@ -160,7 +164,7 @@ def compress(config: CompressConfig) -> CompressResult:
     )
     extras = {
         **result.extras,
-        "title": f"Compression of {config.model}",
+        "title": f"Compression of {model}",
         "data": {
             "train": f"{config.data} ({len(train):,} rows)",
             "dev": f"{config.eval_data or 'held out of it'} ({len(dev):,} rows)",

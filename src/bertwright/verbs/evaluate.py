@@ -7,6 +7,7 @@ from typing import Any
 
 from bertwright.config import require
 from bertwright.evaluate.evaluate import evaluate_model_dir
+from bertwright.models.multi import head_folder
 from bertwright.verbs.common import DataConfig, read_rows, saved_task, serving_model
 
 __all__ = ["EXAMPLES", "GROUPS", "EvaluateConfig", "evaluate"]
@@ -20,7 +21,7 @@ EXAMPLES = (
     ),
 )
 GROUPS = {
-    "What you give": ("model", "data", "reading"),
+    "What you give": ("model", "head", "data", "reading"),
     "How it is measured": (
         "engine",
         "threads",
@@ -42,6 +43,8 @@ class EvaluateConfig:
 
     model: str
     """A run, model or exported folder."""
+    head: str | None = None
+    """Which head, of a model that has several (bertwright multitask)."""
     data: str
     """Labelled rows: a file, folder, glob, Hub dataset, or builtin:test."""
     reading: DataConfig = field(default_factory=DataConfig)
@@ -72,8 +75,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         UsageError: the model, the data or the engine cannot be used.
         WorkerError: the measuring process failed.
     """
-    folder, spec = serving_model(config.model, config.engine)
-    task, labels = saved_task(config.model)
+    model = str(head_folder(config.model, config.head))
+    folder, spec = serving_model(model, config.engine)
+    task, labels = saved_task(model)
     rows = read_rows(config.data, config.reading, task, labels=labels, split="test")
     return evaluate_model_dir(
         folder,

@@ -15,6 +15,7 @@ from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb
 from bertwright.models.export import export_transformers
+from bertwright.models.multi import head_folder
 from bertwright.models.sentence_transformers import export_sentence_transformers
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import find_task
@@ -38,7 +39,7 @@ EXAMPLES = (
     ("the most portable", "--model runs/small --format onnx --out served-onnx"),
 )
 GROUPS = {
-    "What you give": ("model", "data", "eval_data", "reading"),
+    "What you give": ("model", "head", "data", "eval_data", "reading"),
     "Output": ("format", "precision", "tolerance_points", "threads", "out"),
 }
 ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -54,6 +55,8 @@ class ExportConfig:
 
     model: str
     """A run or model folder."""
+    head: str | None = None
+    """Which head, of a model that has several (bertwright multitask)."""
     format: Literal["transformers", "sentence-transformers", "onnx", "openvino"]
     """Who is to load it."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
@@ -108,7 +111,7 @@ def export(config: ExportConfig) -> ExportResult:
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
-    source = model_folder(config.model)
+    source = model_folder(head_folder(config.model, config.head))
     parity: dict[str, Any] = {}
     if config.format == "transformers":
         export_transformers(source, out)
@@ -140,7 +143,7 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
         )
 
     quantized = config.precision == "int8"
-    task, labels = saved_task(config.model)
+    task, labels = saved_task(str(source))
     rows = read_rows(config.data, config.reading, task, labels=labels, need_label=quantized)
     dev = None
     if quantized and config.eval_data is not None:

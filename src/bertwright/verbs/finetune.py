@@ -22,6 +22,7 @@ from bertwright.verbs.common import (
     DataConfig,
     TrainedResult,
     open_run_dir,
+    output_labels,
     read_train_and_eval,
     save_trained,
     tokenise_both,
@@ -105,7 +106,7 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
     run_dir = open_run_dir("finetune", config)
     task = find_task(config.task)
     rows, eval_rows = read_train_and_eval(config, run_dir, task)
-    labels = list(rows.labels.names) if rows.labels is not None and task.names_outputs else []
+    labels = output_labels(task, rows.labels)
     training = config.training
     model = build_task_model(
         config.model,

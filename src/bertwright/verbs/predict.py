@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from bertwright.config import require
 from bertwright.errors import ConfigError, FileFormatError
 from bertwright.files import atomic_file
+from bertwright.models.multi import head_folder
 from bertwright.progress import Progress
 from bertwright.verbs.common import InputConfig, read_rows, saved_task, serving_model
 
@@ -26,7 +27,7 @@ EXAMPLES = (
     ("in a pipe: plain lines in, JSON lines out", "--model runs/small --input - < texts.txt"),
 )
 GROUPS = {
-    "What you give": ("model", "text", "input", "reading"),
+    "What you give": ("model", "head", "text", "input", "reading"),
     "How it runs": ("engine", "threads"),
     "Output": ("output",),
 }
@@ -44,6 +45,8 @@ class PredictConfig:
 
     model: str
     """A run, model or exported folder."""
+    head: str | None = None
+    """Which head, of a model that has several (bertwright multitask)."""
     text: tuple[str, ...] = ()
     """A text to label; may be given several times."""
     input: str | None = None
@@ -86,7 +89,8 @@ def predict(config: PredictConfig, *, stream: TextIO | None = None) -> Predictio
     """
     from bertwright.engines.predictor import Predictor
 
-    folder, spec = serving_model(config.model, config.engine)
+    model = str(head_folder(config.model, config.head))
+    folder, spec = serving_model(model, config.engine)
     predictor = Predictor(folder, spec=spec, threads=config.threads)
     source: Any = [{"text": text} for text in config.text]
     if config.input == STANDARD:
@@ -99,7 +103,7 @@ def predict(config: PredictConfig, *, stream: TextIO | None = None) -> Predictio
     elif config.input is not None:
         source = config.input
     rejected = None if config.output == STANDARD else Path(config.output).parent / "rejected.jsonl"
-    task, _ = saved_task(config.model)
+    task, _ = saved_task(model)
     rows = read_rows(
         source, config.reading, task, need_label=False, rejected_path=rejected, split="test"
     )

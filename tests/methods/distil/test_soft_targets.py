@@ -13,6 +13,7 @@ from bertwright.methods.distil.soft_targets import (
     entropy_temperature,
     mix_losses,
     soft_target_loss,
+    vector_matching_loss,
 )
 
 Z_T = [[2.0, 1.0, 0.0], [0.5, -1.0, 3.0]]
@@ -132,6 +133,48 @@ def test_bad_arguments():
         soft_target_loss(logits, logits, 0.0)
     with pytest.raises(ValueError, match="differ"):
         soft_target_loss(logits, logits[:, :3], 1.0)
+
+
+def unit_vectors(rows: int = 6, width: int = 5, seed: int = 0):
+    return torch.nn.functional.normalize(random_logits(rows, width, seed), dim=1).float()
+
+
+def test_vectors_are_matched_by_two_minus_two_cosines():
+    vectors_s, vectors_t = unit_vectors(seed=1), unit_vectors(seed=2)
+    loss = vector_matching_loss(vectors_s, vectors_t)
+    expected = [
+        2 - 2 * sum(a * b for a, b in zip(row_s, row_t, strict=True))
+        for row_s, row_t in zip(vectors_s.tolist(), vectors_t.tolist(), strict=True)
+    ]
+    assert loss.shape == (6,) and min(expected) > 0.05
+    np.testing.assert_allclose(loss.numpy(), expected, atol=1e-6)
+    for wrong in (loss / 5, loss.sqrt(), 1 - (vectors_s * vectors_t).sum(dim=1)):
+        assert not np.allclose(wrong.numpy(), expected, rtol=1e-2)
+    # the same, at a right angle, opposite
+    east, north = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    ends = [vector_matching_loss(east, other).item() for other in (east, north, -east)]
+    assert ends == [0.0, 2.0, 4.0]
+
+
+def test_only_the_student_learns_from_vectors_and_by_their_difference():
+    vectors_s, vectors_t = unit_vectors(seed=1), unit_vectors(seed=2)
+    vectors_s.requires_grad_()
+    vectors_t.requires_grad_()
+    vector_matching_loss(vectors_s, vectors_t).sum().backward()
+    assert vectors_t.grad is None and vectors_s.grad is not None
+    difference = 2 * (vectors_s - vectors_t).detach()
+    assert difference.abs().max() > 0.1
+    torch.testing.assert_close(vectors_s.grad, difference)
+    same = vectors_t.detach().clone().requires_grad_()
+    vector_matching_loss(same, vectors_t).sum().backward()
+    assert same.grad is not None and same.grad.abs().max() == 0
+
+
+def test_vectors_of_half_precision_are_compared_in_full():
+    vectors_s, vectors_t = unit_vectors(seed=1).bfloat16(), unit_vectors(seed=2).bfloat16()
+    loss = vector_matching_loss(vectors_s, vectors_t)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, vector_matching_loss(vectors_s.float(), vectors_t.float()))
 
 
 def test_mix_ends_are_the_parts_themselves():
