@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,13 +18,16 @@ from bertwright.compress.candidates import StudentPlan
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.pipeline import _asked_for, search
 from bertwright.compress.students import StudentContext, train_half, train_whole
+from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.engines.base import EngineSpec
 from bertwright.errors import ConfigError, NonFiniteLossError, UsageError
 from bertwright.evaluate.evaluate import EVALUATE_KEYS
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
+from bertwright.training.evaluation import evaluate_model
 
 NAMES = {
     "teacher@torch:fp32",
@@ -179,7 +183,8 @@ def test_a_student_whose_loss_breaks_is_dropped_with_its_reason(monkeypatch):
 
 def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_path):
     model = TaskModel.load(teacher_dir)
-    target, note = baseline_target(teacher_dir / "model", 16, tmp_path / "stock")
+    task = find_task("classify")
+    target, note = baseline_target(task, teacher_dir / "model", 16, tmp_path / "stock")
     assert target.kind == "pipeline" and note == ""
     pooled = build_task_model(
         model.lineage["base_model"],
@@ -189,9 +194,12 @@ def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_pat
         max_length=16,
     )
     pooled.save(tmp_path / "mean")
-    target, note = baseline_target(tmp_path / "mean", 16, tmp_path / "other")
+    target, note = baseline_target(task, tmp_path / "mean", 16, tmp_path / "other")
     assert target.kind == "predictor" and target.path == tmp_path / "mean"
     assert "torch:fp32" in note and "pool" in note
+    for name, words in (("rerank", "rows of rerank"), ("span", "rows of span")):
+        target, note = baseline_target(find_task(name), tmp_path / "mean", 16, tmp_path / name)
+        assert target.kind == "predictor" and words in note
 
 
 def test_options_that_do_not_fit_are_refused_before_training(rows, teacher_dir, tmp_path):
@@ -219,3 +227,31 @@ def test_other_seeds_are_of_the_chosen_depth_or_where_the_teacher_is_chosen_of_t
     assert pipeline._student_to_repeat(tried, teacher) is good
     alone: Any = SimpleNamespace(compiled=[teacher])
     assert pipeline._student_to_repeat(alone, teacher) is None
+
+
+@pytest.mark.parametrize("option", ["--eval-data", "--test-data"])
+def test_a_teacher_that_scores_nothing_is_refused_before_training(
+    option, rows, teacher_dir, tmp_path
+):
+    """Rows of which every label is the other one, so that nothing is right."""
+    model = TaskModel.load(teacher_dir)
+    dev = tokenise(rows.dev, model.tokenizer, max_length=16)
+    _, logits = evaluate_model(model, dev, find_task("classify"))
+    right = logits.argmax(axis=1)
+    wrong = load_rows(
+        [
+            {"text": text, "label": model.labels[1 - guess]}
+            for text, guess in zip(rows.dev.texts(), right.tolist(), strict=True)
+        ]
+    )
+    parts = replace(rows, **({"dev": wrong} if option == "--eval-data" else {"test": wrong}))
+    with pytest.raises(UsageError, match=f"accuracy on {option} is 0.0000: no share"):
+        search(
+            teacher_dir,
+            parts,
+            budget=Budget(keep=0.9),
+            config=SearchConfig(depths=(2,), engines=("torch",)),
+            training=TrainingConfig(),
+            out=tmp_path,
+        )
+    assert not (tmp_path / "students").exists()

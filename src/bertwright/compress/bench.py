@@ -19,7 +19,7 @@ from bertwright.compress.record import BASELINE, TEACHER, candidate_record, test
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.base import EngineSpec
-from bertwright.errors import ParityError, UnsupportedRoleError
+from bertwright.errors import ParityError, UnsupportedRoleError, UsageError
 from bertwright.evaluate.evaluate import Scores, evaluation_record, sample_rows
 from bertwright.evaluate.measure import Target
 from bertwright.models.export import export_transformers
@@ -74,6 +74,23 @@ class Bench:
     def teacher_scores(self) -> Scores:
         """Return the scores of the teacher in torch, fp32: what "kept" is a share of."""
         return self._torch_scores(self.rows.dev, "teacher-torch.dev.npz")
+
+    def check_teacher(self) -> None:
+        """Refuse a teacher of which no share can be kept, before anything is trained.
+
+        Raises:
+            UsageError: it scores nothing on the rows to choose by, or to report on.
+        """
+        scored = {"--eval-data": self.teacher_scores()}
+        if self.rows.test is not None:
+            scored["--test-data"] = self._torch_scores(self.rows.test, "teacher-torch.test.npz")
+        for option, scores in scored.items():
+            if not scores.score > 0:
+                raise UsageError(
+                    f"the teacher's {scores.primary} on {option} is {scores.score:.4f}: "
+                    "no share of it can be kept",
+                    hint="train the teacher further, or look at what these rows hold",
+                )
 
     def measure(
         self, compiled: Sequence[CompiledModel]

@@ -124,6 +124,7 @@ def search(
         folder=out / "artifacts",
     )
 
+    bench.check_teacher()
     console.rule("students", align="left")
     students, dropped = _train_students(plans, context, config)
     console.rule("engines", align="left")

@@ -62,7 +62,10 @@ class FinetuneConfig:
     task: str = "classify"
     """What to learn: classify (one label a text, or a pair of texts), multilabel (several labels),
     powerset (the same, each set of labels a class), regress (a number), tag (entities: tokens with
-    tags, or text with spans), span (the answer to a question in a context)."""
+    tags, or text with spans), span (the answer to a question in a context), embed (vectors: pairs
+    with scores, pairs or triplets that belong together, texts with labels, or texts alone), rerank
+    (candidates for a query), senses (a word in its context). Options follow a colon:
+    multilabel:thresholds=each, embed:scale=30, senses:how=nearest."""
     reading: DataConfig = field(default_factory=DataConfig)
     long_rows: Literal["truncate", "stop"] = "truncate"
     """A row longer than --max-length is cut, or stops the command."""
