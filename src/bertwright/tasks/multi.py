@@ -52,13 +52,13 @@ class MultiTask(Task):
         return self.weights[name] * losses
 
     def tune(self, model: Any, logits: Any, encoded: Any) -> dict[str, Any]:
-        """Return what each task tunes, by head; each head's model has it from here on."""
+        """Return what each task tunes, by head."""
+        found = {}
         for name, task in self.tasks.items():
-            part = _parts(model)[name]
             outputs = None if logits is None else logits[name]
             rows = None if encoded is None else encoded.parts[name]
-            part.decoding = task.tune(part, outputs, rows)
-        return {name: part.decoding for name, part in _parts(model).items()}
+            found[name] = task.tune(_parts(model)[name], outputs, rows)
+        return found
 
     def judge(self, logits: Any, encoded: Any, decoding: Any) -> Any:
         """Return the statistics of the rows of each task, by head."""

@@ -112,8 +112,9 @@ def train(
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     seed_everything(config.seed)
+    model.to(accelerator.device)
     task.prepare(model, train_rows)
-    model.to(accelerator.device).train()
+    model.train()
     state = RunState(
         model=model,
         task=task,
