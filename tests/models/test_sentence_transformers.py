@@ -133,12 +133,23 @@ def test_what_cannot_be_read_names_the_file_and_the_part(tmp_path):
     (folder / "2_Dense" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         load_sentence_transformers(folder)
+    settings = folder / "sentence_bert_config.json"
+    _edit(settings, lambda facts: facts | {"do_lower_case": True})
+    with pytest.raises(ModelLoadError, match="small letters before the tokenizer"):
+        load_sentence_transformers(folder)
     modules = folder / "modules.json"
     _edit(modules, lambda listed: [*listed, {"type": "x.Router", "path": "r"}])
     with pytest.raises(ModelLoadError, match="the module Router"):
         load_sentence_transformers(folder)
     _edit(modules, lambda listed: [listed[0], listed[0]])
     with pytest.raises(ModelLoadError, match="two of Transformer"):
+        load_sentence_transformers(folder)
+    kept = [{"type": f"x.{kind}", "path": ""} for kind in ("Transformer", "Normalize", "Pooling")]
+    _edit(modules, lambda listed: kept)
+    with pytest.raises(ModelLoadError, match="the modules Transformer, Normalize, Pooling"):
+        load_sentence_transformers(folder)
+    _edit(modules, lambda listed: kept[1:])
+    with pytest.raises(ModelLoadError, match="the modules Normalize, Pooling"):
         load_sentence_transformers(folder)
     modules.write_text('[{"idx": 0}]')
     with pytest.raises(CheckpointError, match="is damaged"):

@@ -265,7 +265,7 @@ def encode(rows, *, twice=False):
     return tokenise(rows, tiny_tokenizer(), encoder=TextsEncoder(twice=twice), max_length=20)
 
 
-def tiny_model(**config):
+def tiny_model(**config) -> Any:
     encoder, tokenizer = tiny_encoder("bert")
     return build_task_model(
         encoder,
@@ -317,7 +317,7 @@ def test_the_rows_have_to_allow_it():
 
 def test_options():
     assert TASK.spec == "embed" and find_task("embed:scale=30").spec == "embed:scale=30.0"
-    both = find_task("embed:scale=30.0,by=ranking")
+    both: Any = find_task("embed:scale=30.0,by=ranking")
     assert (both.scale, both.by, both.primary) == (30.0, "ranking", "mrr")
     assert find_task(both.spec) == both
     with pytest.raises(ConfigError, match=r"embed:scal=3.*scal"):
@@ -587,7 +587,7 @@ def test_a_linear_layer_makes_the_vectors_narrower(tmp_path):
     assert model.outputs.count == 8 and model.head.dense.weight.shape == (8, 32)
     assert result.metrics["spearman"] > before["spearman"]
     model.save(tmp_path / "saved")
-    loaded = TaskModel.load(tmp_path / "saved")
+    loaded: Any = TaskModel.load(tmp_path / "saved")
     assert torch.equal(loaded.head.dense.weight, model.head.dense.weight)
     assert (loaded.head.score_low.item(), loaded.head.score_high.item()) == (0, 5)
     (answer,) = Predictor(tmp_path / "saved").predict(["the film"])

@@ -29,6 +29,7 @@ ROADS = [
 ]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("task", ROADS)
 def test_a_task_goes_the_whole_road(task, encoder_dir, tmp_path):
     files = {}

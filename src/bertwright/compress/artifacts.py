@@ -171,6 +171,7 @@ def score_artifact(
     scores = _read_scores(record, key)
     if scores is None:
         scores = score_model_dir(artifact_dir, rows, spec, threads=threads)
+        record.parent.mkdir(parents=True, exist_ok=True)
         temporary = record.with_name(f".{record.name}")
         np.savez(
             temporary,

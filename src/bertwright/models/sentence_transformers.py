@@ -34,6 +34,7 @@ __all__ = [
 
 MODULES_FILE = "modules.json"
 TASK = "embed"
+_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _CLASSES = "sentence_transformers.models."
 _IDENTITY = "torch.nn.modules.linear.Identity"
 _POOLINGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
@@ -75,6 +76,11 @@ def load_sentence_transformers(path: str | Path) -> TaskModel:
     modules = _read_modules(path)
     settings = modules.transformer / "sentence_bert_config.json"
     facts = read_json(settings) if settings.is_file() else {}
+    if facts.get("do_lower_case"):
+        raise ModelLoadError(
+            f"{settings} asks for small letters before the tokenizer",
+            hint="set do_lower_case to false where the tokenizer does it",
+        )
     tokenizer = load_tokenizer(str(modules.transformer)) or load_tokenizer(str(path))
     dense = None if modules.dense is None else _read_dense(modules.dense)
     head = {} if dense is None else {"head": "linear", "head_hidden": dense.out_features}
@@ -178,14 +184,18 @@ def _read_modules(path: Path) -> _Modules:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     parts: dict[str, Path] = {}
     for kind, place in listed:
-        if kind in parts or kind not in ("Transformer", "Pooling", "Dense", "Normalize"):
+        if kind in parts or kind not in _ORDER:
             raise ModelLoadError(
                 f"{file} has {'two of' if kind in parts else 'the module'} {kind}",
                 hint="read here are Transformer, Pooling, Dense and Normalize, one of each",
             )
         parts[kind] = place
-    if not {"Transformer", "Pooling"} <= parts.keys():
-        raise ModelLoadError(f"{file} lacks a Transformer or a Pooling")
+    order = [kind for kind in _ORDER if kind in parts]
+    if order[:2] != ["Transformer", "Pooling"] or order != [kind for kind, _ in listed]:
+        raise ModelLoadError(
+            f"{file} has the modules {', '.join(kind for kind, _ in listed)}",
+            hint=f"read here are {', '.join(_ORDER)}, in this order; the last two may be absent",
+        )
     return _Modules(
         parts["Transformer"], parts["Pooling"], parts.get("Dense"), "Normalize" in parts
     )

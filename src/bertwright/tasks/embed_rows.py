@@ -36,9 +36,11 @@ SCORE_OR_LABEL = replace(
     LABEL,
     noun="label",
     read=lambda value, column: value,
-    aliases=(*LABEL.aliases, "score", "scores", "similarity", "similarity_score"),
+    aliases=(
+        *LABEL.aliases, "score", "scores", "similarity", "similarity_score", "relatedness_score",
+    ),
     optional=True,
-)
+)  # fmt: skip
 
 
 def _build(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class EvaluateConfig:
     """
 
     model: str
-    """A run, model or exported folder."""
+    """A run, model or exported folder, a folder of sentence-transformers, or minilm (for vectors)."""
     head: str | None = None
     """Which head, of a model that has several (bertwright multitask)."""
     data: str

@@ -37,14 +37,14 @@ CHUNK_ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Label texts.
+    """Answer for each row what the model was trained for: its label, entities, vector, ...
 
-    Each answer is a JSON object with row, text, label, score and the best five labels with their
-    probabilities. The order is that of the input.
+    Each answer is a JSON object: row, the text, and what the task gives; of a classifier label,
+    score and the best five labels with their probabilities. The order is that of the input.
     """
 
     model: str
-    """A run, model or exported folder."""
+    """A run, model or exported folder, a folder of sentence-transformers, or minilm (for vectors)."""
     head: str | None = None
     """Which head, of a model that has several (bertwright multitask)."""
     text: tuple[str, ...] = ()
