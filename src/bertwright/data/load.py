@@ -21,6 +21,7 @@ from bertwright.data.row_writer import WRITE_ROWS, RowWriter
 from bertwright.data.rows import Rows
 from bertwright.data.schema import RowSchema, classes, resolve_columns
 from bertwright.data.sources import Source, open_source
+from bertwright.data.sts_tables import Unscored
 from bertwright.errors import (
     DataError,
     FileFormatError,
@@ -28,11 +29,12 @@ from bertwright.errors import (
     UnknownChoiceError,
     UnknownLabelError,
 )
-from bertwright.progress import Progress
+from bertwright.progress import Progress, console
 
 __all__ = ["load_rows"]
 
 _ROWS_FILE = "rows.arrow"
+_BAD_LINE_HINT = "mend it, or leave such rows out with --on-bad-row skip"
 
 
 def load_rows(
@@ -52,10 +54,11 @@ def load_rows(
     """Read a source into `Rows`.
 
     Args:
-        source: a csv, tsv or jsonl file (also .gz), a parquet file, a folder (a saved Arrow
-            dataset, or such files), a glob, a Hub dataset name (`owner/name`, with a
-            configuration `owner/name:config`), `builtin:train|dev|test`, a list of dicts, or a
-            `datasets.Dataset`.
+        source: a csv, tsv or jsonl file (also .gz), a parquet file, an STS table
+            (`data/sts_tables.py`; pairs for which it has no score are left out where scores are
+            read), a folder (a saved Arrow dataset, or such files), a glob, a Hub dataset name
+            (`owner/name`, with a configuration `owner/name:config`), `builtin:train|dev|test`, a
+            list of dicts, or a `datasets.Dataset`.
         schema: what a row holds; None: a text or a pair of texts, and a label.
         columns: names of columns to read, by role; the others are found by name.
         labels: the legal labels and their order; None collects them from the rows.
@@ -92,10 +95,13 @@ def load_rows(
             RowWriter(scratch / _ROWS_FILE, schema, labels) as writer,
         ):
             checker = _RowChecker(schema, columns, need_label)
-            num_read = _read_all(name, parts, checker, writer, rejects)
+            num_read, num_unscored = _read_all(name, parts, checker, writer, rejects)
         rejects.publish(num_read, rejected_path, cache_dir)
+        if num_unscored:
+            console.print(f"left out {num_unscored:,} of {num_read:,} pairs: they have no score")
         if writer.num_rows == 0:
-            raise FileFormatError(rejects.summary or "has no rows", path=name)
+            none = f"none of its {num_unscored:,} pairs has a score" if num_unscored else ""
+            raise FileFormatError(rejects.summary or none or "has no rows", path=name)
         fingerprint, labels = writer.finish()
         folder = scratch.parent / fingerprint
         publish_folder(scratch, folder, {"num_rows": writer.num_rows})
@@ -132,17 +138,23 @@ def _declared_labels(
 
 def _read_all(
     name: str, parts: Sequence[Part], checker: _RowChecker, writer: RowWriter, rejects: Rejects
-) -> int:
-    """Read every part into `writer`; return the number of rows read, bad ones counted."""
-    number = 0
+) -> tuple[int, int]:
+    """Read every part into `writer`; return how many rows were read, and were without a score.
+
+    Bad rows, and those without a score, are counted among those read.
+    """
+    number = num_unscored = 0
     with Progress(f"read {Path(name).name}", unit="rows") as bar:
         for part in parts:
             checker.start(part)
             for line, value in part.read(checker.wanted):
                 try:
-                    if isinstance(value, BadLine):
-                        raise FileFormatError(value.reason)
-                    writer.add(number, checker.check(value))
+                    if isinstance(value, Unscored):
+                        num_unscored += 1
+                    elif isinstance(value, BadLine):
+                        raise FileFormatError(value.reason, hint=_BAD_LINE_HINT)
+                    else:
+                        writer.add(number, checker.check(value))
                 except DataError as error:
                     placed = error if error.path is not None else error.at(part.name, line)
                     rejects.add(placed, part.name, line, value)
@@ -150,7 +162,7 @@ def _read_all(
                 if number % WRITE_ROWS == 0:
                     bar.advance(WRITE_ROWS)
         bar.advance(number % WRITE_ROWS)
-    return number
+    return number, num_unscored
 
 
 class _RowChecker:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from bertwright.data.conll import read_conll
 from bertwright.data.records import BadLine, Part, Record, guarded, open_binary
 from bertwright.data.squad_json import looks_like_squad, read_squad
+from bertwright.data.sts_tables import STS_SUFFIXES, sts_part
 from bertwright.errors import FileFormatError
 
 __all__ = ["SUFFIXES", "file_part", "list_part", "table_part"]
@@ -31,20 +32,25 @@ _MAX_FIELD_CHARS = 1 << 30
 
 
 def file_part(path: Path) -> Part:
-    """Open one csv, tsv, jsonl, CoNLL (each also .gz) or parquet file.
+    """Open one csv, tsv, jsonl, CoNLL (each also .gz) or parquet file, or an STS table.
 
     Raises:
         FileFormatError: it does not exist, is of another type, or has no readable head.
     """
     suffix = _suffix(path)
+    may_be_sts = path.name.lower().endswith(STS_SUFFIXES)
+    if (suffix or may_be_sts) and not path.is_file():
+        raise FileFormatError("no such file", path=path)
+    part = sts_part(path) if may_be_sts else None
+    if part is not None:
+        return part
     if suffix is None:
+        also = "; as .txt only SICK and STS.input.NAME.txt" if may_be_sts else ""
         raise FileFormatError(
             f"files of type {path.suffix or '(no suffix)'!r} are not read",
             path=path,
-            hint=f"use one of {', '.join(SUFFIXES)}",
+            hint=f"use one of {', '.join(SUFFIXES)}{also}",
         )
-    if not path.is_file():
-        raise FileFormatError("no such file", path=path)
     return SUFFIXES[suffix](path)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from bertwright.data.corpus import CORPUS_SPLITS, builtin_corpus
 from bertwright.data.readers import SUFFIXES, file_part, list_part, table_part
 from bertwright.data.records import Part
+from bertwright.data.sts_tables import STS_SUFFIXES, is_sts_input
 from bertwright.errors import FileFormatError, UnknownChoiceError, closest_match
 
 __all__ = ["Source", "open_source"]
@@ -51,7 +52,7 @@ def open_source(
         return name, [file_part(path)]
     if glob.has_magic(name):
         return name, _glob_parts(path)
-    if _HUB_NAME.fullmatch(name) and not path.name.lower().endswith(tuple(SUFFIXES)):
+    if _HUB_NAME.fullmatch(name) and not path.name.lower().endswith((*SUFFIXES, *STS_SUFFIXES)):
         return name, [_hub_part(name, split)]
     guess = closest_match(path.name, [p.name for p in path.parent.glob("*")])
     raise FileFormatError(
@@ -77,14 +78,16 @@ def _folder_parts(path: Path, split: str) -> list[Part]:
         if isinstance(saved, datasets.DatasetDict):
             return [_split_part(saved, split, str(path))]
         return [table_part(saved, str(path))]
-    files = sorted(p for p in path.iterdir() if p.name.lower().endswith(tuple(SUFFIXES)))
+    files = sorted(p for p in path.iterdir() if _is_data_file(p.name))
     if not files:
         raise FileFormatError(
-            "the folder holds no data file", path=path, hint=f"one of {', '.join(SUFFIXES)}"
+            "the folder holds no data file",
+            path=path,
+            hint=f"one of {', '.join(SUFFIXES)}; give a table in .txt (SICK) by its own name",
         )
     by_split: dict[int, list[Path]] = {}
     for file in files:
-        by_split.setdefault(_split_group(file.name.split(".")[0].split("-")[0]), []).append(file)
+        by_split.setdefault(_file_group(file.name), []).append(file)
     named = {group for group in by_split if group >= 0}
     if not named:
         return [file_part(file) for file in files]
@@ -96,6 +99,16 @@ def _folder_parts(path: Path, split: str) -> list[Part]:
             hint="name the file itself",
         )
     return [file_part(file) for file in chosen]
+
+
+def _is_data_file(name: str) -> bool:
+    return name.lower().endswith(tuple(SUFFIXES)) or is_sts_input(name)
+
+
+def _file_group(name: str) -> int:
+    """Return which split a file is of, by what its name begins with: dev-01.csv, sts-dev.csv."""
+    stem = name.lower().split(".")[0].removeprefix("sts-")
+    return _split_group(stem.split("-")[0])
 
 
 def _split_group(name: str) -> int:

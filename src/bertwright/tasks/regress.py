@@ -27,6 +27,8 @@ from bertwright.tasks.metrics import number_metrics, number_statistics
 
 __all__ = ["Regress", "read_number"]
 
+_HINT = "give a number, or leave such rows out with --on-bad-row skip"
+
 
 def read_number(value: object, column: str) -> float:
     """Return a finite number, given as one or as its text.
@@ -39,9 +41,9 @@ def read_number(value: object, column: str) -> float:
             raise ValueError
         number = float(value)
     except ValueError:
-        raise DataError(f"{column} {value!r} is not a number") from None
+        raise DataError(f"{column} {value!r} is not a number", hint=_HINT) from None
     if not math.isfinite(number):
-        raise DataError(f"{column} {value!r} is not a finite number")
+        raise DataError(f"{column} {value!r} is not a finite number", hint=_HINT)
     return number
 
 
@@ -49,8 +51,10 @@ NUMBER = replace(
     LABEL,
     noun="number",
     read=read_number,
-    aliases=("score", "scores", "similarity", "rating", "value", "labels", "target"),
-)
+    aliases=(
+        "score", "scores", "similarity", "relatedness_score", "rating", "value", "labels", "target",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,8 @@ class PredictConfig:
     """
 
     model: str
-    """A run, model or exported folder, a folder of sentence-transformers, or minilm (for vectors)."""
+    """A run, model or exported folder; for vectors also a folder of sentence-transformers, or
+    minilm."""
     head: str | None = None
     """Which head, of a model that has several (bertwright multitask)."""
     text: tuple[str, ...] = ()
