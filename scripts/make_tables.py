@@ -1,8 +1,8 @@
-"""Make the README's tables from results/: `make report`, or `--check` to only compare.
+"""Make the tables of the README and of docs/ from results/: `make report`, or `--check` to compare.
 
-A table is one function from the results folder to Markdown, listed in `TABLES`; it replaces what
-stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`. A table whose results are not there
-yet is empty.
+A table is one function from the results folder to Markdown, listed in `TABLES`; in each of `PAGES`
+it replaces what stands between `<!-- table:NAME -->` and `<!-- end:NAME -->`. A table whose results
+are not there yet is empty.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bertwright.errors import DataError
 from bertwright.files import atomic_write_text, read_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/tasks.md")
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
 
 
@@ -83,6 +84,83 @@ def teachers_table(results: Path) -> str:
     return markdown_table(header, rows) if rows else ""
 
 
+def tasks_table(results: Path) -> str:
+    """Our score, time and speed of each task, beside plain library code."""
+    runs = [(path, read_json(path)) for path in results.glob("tasks/*/ours-s0.json")]
+    rows = []
+    for path, ours in sorted(runs, key=lambda run: (run[1]["task"], run[0].parent.name)):
+        options = ours["options"]
+        rows.append(
+            [
+                path.parent.name,
+                f"{ours['task']}, {ours['primary']}",
+                f"{options['epochs']:g} / {options['lr']:g} / {options['batch_size']}",
+                _score(ours),
+                f"{ours['train_seconds']:,.0f}",
+                *_reference(path.with_name("plain-s0.json"), ours["primary"]),
+                *_speeds(path.with_name("speed.json")),
+            ]
+        )
+    header = [
+        *("run", "task, score", "epochs / lr / batch", "ours [95%]", "seconds"),
+        *("library", "its score", "its seconds", "tokens/s", "its tokens/s", "ratio"),
+    ]
+    return markdown_table(header, rows) if rows else ""
+
+
+def _reference(path: Path, primary: str) -> list[str]:
+    """Return library, score and seconds of the reference; dashes where it was not run."""
+    if not path.exists():
+        return ["–"] * 3
+    plain = read_json(path)
+    score = f"{100 * plain['metrics']['test'][primary]:.1f}"
+    return [plain["library"], score, f"{plain['train_seconds']:,.0f}"]
+
+
+def _speeds(path: Path) -> list[str]:
+    """Return tokens a second of ours and of the reference, and the ratio; dashes without any."""
+    if not path.exists():
+        return ["–"] * 3
+    speed = read_json(path)
+    medians = [f"{statistics.median(speed[who]):,.0f}" for who in ("ours", "plain")]
+    return [*medians, f"{speed['ratio']:.2f}x"]
+
+
+def task_frontiers_table(results: Path) -> str:
+    """The frontier of one set of each kind of task; see `frontier_table`."""
+    return frontier_table(results / "tasks")
+
+
+def senses_table(results: Path) -> str:
+    """Accuracy of comparing a word's states after each layer, and of a classifier of them."""
+    path = results / "tasks" / "mcl-wic-en" / "layers.json"
+    if not path.exists():
+        return ""
+    measured = read_json(path)
+    finetuned = {run["layers"]: _score(run) for run in measured["finetuned"]}
+    rows = [
+        [str(run["layers"]), _score(run), finetuned.get(run["layers"], "–")]
+        for run in measured["nearest"]
+    ]
+    return markdown_table(["layers", "nearest, nothing trained [95%]", "fine-tuned [95%]"], rows)
+
+
+def multitask_table(results: Path) -> str:
+    """Each task's score by an encoder of its own and by the one that all share, and the tokens."""
+    path = results / "tasks" / "multitask" / "three.json"
+    if not path.exists():
+        return ""
+    measured = read_json(path)
+    single, joint = measured["single"], measured["joint"]
+    rows = [
+        [name, single[name]["primary"], _score(single[name]), _score(joint["heads"][name])]
+        for name in single
+    ]
+    alone = sum(run["seconds"] for run in single.values())
+    rows.append(["training", "seconds", f"{alone:,.0f}", f"{joint['seconds']:,.0f}"])
+    return markdown_table(["set", "score", "alone [95%]", "together [95%]"], rows)
+
+
 def _over_seeds(shares: Sequence[float]) -> str:
     """Return `87.3 ± 0.4`: mean and sample standard deviation, in percent."""
     mean = f"{100 * statistics.mean(shares):.1f}"
@@ -94,6 +172,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "students": students_table,
     "teachers": teachers_table,
     "memory": memory_table,
+    "tasks": tasks_table,
+    "task-frontiers": task_frontiers_table,
+    "senses": senses_table,
+    "multitask": multitask_table,
 }
 
 
@@ -161,11 +243,16 @@ def _share(entry: Mapping[str, Any], prefix: str) -> str:
 
 
 def _row(name: str, entry: Mapping[str, Any], kept: float, speedup: float) -> list[str]:
+    size = f"{entry['size_mb']:.1f}" if "size_mb" in entry else "–"
+    return [name, _score(entry), f"{100 * kept:.1f}%", f"{speedup:.1f}x", size]
+
+
+def _score(entry: Mapping[str, Any]) -> str:
+    """Return `87.3 [86.1, 88.5]`: a score with its interval, in percent."""
     score = f"{100 * entry['score']:.1f}" if "score" in entry else "–"
     if "score_low" in entry:
         score += f" [{100 * entry['score_low']:.1f}, {100 * entry['score_high']:.1f}]"
-    size = f"{entry['size_mb']:.1f}" if "size_mb" in entry else "–"
-    return [name, score, f"{100 * kept:.1f}%", f"{speedup:.1f}x", size]
+    return score
 
 
 def fill_tables(text: str, results: Path) -> str:
@@ -188,22 +275,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if outdated")
     check = parser.parse_args(argv).check
-    readme = REPOSITORY / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    outdated = 0
     try:
-        filled = fill_tables(text, REPOSITORY / "results")
+        for name in PAGES:
+            outdated += (REPOSITORY / name).exists() and not _make_page(name, check=check)
     except DataError as error:
         print(error, file=sys.stderr)
         return 1
+    return int(bool(outdated))
+
+
+def _make_page(name: str, *, check: bool) -> bool:
+    """Write a page's tables, or with `check` only compare; return whether it is as it should be."""
+    page = REPOSITORY / name
+    text = page.read_text(encoding="utf-8")
+    filled = fill_tables(text, REPOSITORY / "results")
     if filled == text:
-        print("README.md is up to date", file=sys.stderr)
-        return 0
-    if check:
-        print("README.md is not made from results/: run `make report`", file=sys.stderr)
-        return 1
-    atomic_write_text(readme, filled)
-    print("README.md: tables made from results/", file=sys.stderr)
-    return 0
+        print(f"{name} is up to date", file=sys.stderr)
+    elif check:
+        print(f"{name} is not made from results/: run `make report`", file=sys.stderr)
+        return False
+    else:
+        atomic_write_text(page, filled)
+        print(f"{name}: tables made from results/", file=sys.stderr)
+    return True
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's tables: what they say, and that they are made from results/."""
+"""The tables of the README and of docs/: what they say, and that they are made from results/."""
 
 from __future__ import annotations
 
@@ -115,15 +115,41 @@ def test_a_marker_without_a_table_is_refused(make_tables, tmp_path):
         make_tables.fill_tables("<!-- table:nothing -->\n<!-- end:nothing -->", tmp_path)
 
 
-def test_every_table_has_its_place_in_the_readme(make_tables):
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert sorted(name for _, name, _, _ in make_tables.MARKER.findall(readme)) == sorted(
-        make_tables.TABLES
+def test_every_table_has_one_place(make_tables):
+    pages = [REPOSITORY / name for name in make_tables.PAGES]
+    placed = [
+        name
+        for page in pages
+        if page.exists()
+        for _, name, _, _ in make_tables.MARKER.findall(page.read_text(encoding="utf-8"))
+    ]
+    tables = set(make_tables.TABLES)
+    assert sorted(placed) == sorted(
+        tables if all(p.exists() for p in pages) else tables - {"tasks"}
     )
 
 
-def test_the_readme_is_made_from_the_results(make_tables):
+def test_the_pages_are_made_from_the_results(make_tables):
     assert make_tables.main(["--check"]) == 0, "run `make report`"
+
+
+def test_every_page_there_is_gets_its_tables(make_tables, results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make_tables, "REPOSITORY", tmp_path)
+    (tmp_path / "results").mkdir()
+    results.joinpath("memory_million_rows.json").rename(
+        tmp_path / "results" / "memory_million_rows.json"
+    )
+    marked = "<!-- table:memory -->\n<!-- end:memory -->\n"
+    (tmp_path / "README.md").write_text(marked)
+    assert make_tables.main(["--check"]) == 1
+    assert (tmp_path / "README.md").read_text() == marked
+    assert make_tables.main([]) == 0 and make_tables.main(["--check"]) == 0
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "tasks.md").write_text(marked)
+    assert make_tables.main(["--check"]) == 1
+    assert "docs/tasks.md is not made from results/" in capsys.readouterr().err
+    assert make_tables.main([]) == 0
+    assert "11,000,000" in (tmp_path / "docs" / "tasks.md").read_text()
 
 
 def test_the_table_of_teachers_has_means_over_seeds_beside_the_plain_ones(make_tables, tmp_path):
@@ -171,4 +197,72 @@ def test_the_table_of_students_has_means_of_what_several_seeds_kept(make_tables,
         "| distil-3L@openvino:int8 | 99.0% [99.0, 99.0] | 89.0% [99.0, 99.0] "
         "| 98.0 ± 1.4 (2) | 88.0 ± 1.4 (2) |",
         "| distil-1L@openvino:int8 | 90.0% [90.0, 90.0] | 80.0% [90.0, 90.0] | – | – |",
+    ]
+
+
+def task_result(**more):
+    return {
+        "task": "tag",
+        "options": {"epochs": 5, "lr": 2e-4, "batch_size": 32},
+        "train_seconds": 200.0,
+        "tokens_per_s": 2345.6,
+        "primary": "f1",
+        "score": 0.431,
+        "score_low": 0.38,
+        "score_high": 0.478,
+        **more,
+    }
+
+
+def test_the_table_of_tasks_has_ours_beside_the_library(make_tables, tmp_path):
+    plain = {
+        "library": "transformers",
+        "train_seconds": 1250.0,
+        "metrics": {"dev": {"f1": 0.6}, "test": {"f1": 0.427, "precision": 0.5}},
+    }
+    numbers = task_result(task="regress", primary="pearson", train_seconds=1000.0)
+    for run, ours in (("wnut17", task_result()), ("wnut17-crf", task_result()), ("a", numbers)):
+        (tmp_path / "tasks" / run).mkdir(parents=True)
+        (tmp_path / "tasks" / run / "ours-s0.json").write_text(json.dumps(ours))
+    (tmp_path / "tasks" / "wnut17" / "plain-s0.json").write_text(json.dumps(plain))
+    speed = {"ours": [2400.0, 2500.0, 900.0], "plain": [1200.0, 1100.0, 1300.0], "ratio": 2.0}
+    (tmp_path / "tasks" / "wnut17" / "speed.json").write_text(json.dumps(speed))
+    options, score = "5 / 0.0002 / 32", "43.1 [38.0, 47.8]"
+    assert make_tables.tasks_table(tmp_path).splitlines()[2:] == [
+        f"| a | regress, pearson | {options} | {score} | 1,000 | – | – | – | – | – | – |",
+        f"| wnut17 | tag, f1 | {options} | {score} | 200 "
+        "| transformers | 42.7 | 1,250 | 2,400 | 1,200 | 2.00x |",
+        f"| wnut17-crf | tag, f1 | {options} | {score} | 200 | – | – | – | – | – | – |",
+    ]
+    assert make_tables.tasks_table(tmp_path / "nothing") == ""
+
+
+def test_the_tables_of_senses_and_of_several_tasks(make_tables, tmp_path):
+    def scored(score, **more):
+        return {"score": score, "score_low": score - 0.1, "score_high": score + 0.1, **more}
+
+    assert make_tables.senses_table(tmp_path) == make_tables.multitask_table(tmp_path) == ""
+    (tmp_path / "tasks" / "mcl-wic-en").mkdir(parents=True)
+    layers = {
+        "nearest": [scored(0.5, layers=1), scored(0.6, layers=2)],
+        "finetuned": [scored(0.7, layers=2)],
+    }
+    (tmp_path / "tasks" / "mcl-wic-en" / "layers.json").write_text(json.dumps(layers))
+    assert make_tables.senses_table(tmp_path).splitlines()[2:] == [
+        "| 1 | 50.0 [40.0, 60.0] | – |",
+        "| 2 | 60.0 [50.0, 70.0] | 70.0 [60.0, 80.0] |",
+    ]
+    (tmp_path / "tasks" / "multitask").mkdir()
+    three = {
+        "single": {
+            "a": scored(0.8, primary="accuracy", seconds=100.0),
+            "b": scored(0.7, primary="pearson", seconds=50.4),
+        },
+        "joint": {"seconds": 140.0, "heads": {"a": scored(0.9), "b": scored(0.6)}},
+    }
+    (tmp_path / "tasks" / "multitask" / "three.json").write_text(json.dumps(three))
+    assert make_tables.multitask_table(tmp_path).splitlines()[2:] == [
+        "| a | accuracy | 80.0 [70.0, 90.0] | 90.0 [80.0, 100.0] |",
+        "| b | pearson | 70.0 [60.0, 80.0] | 60.0 [50.0, 70.0] |",
+        "| training | seconds | 150 | 140 |",
     ]
