@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from commands import bertwright, options
 
 from bertwright.evaluate.machine import machine, versions
 from bertwright.files import write_json
@@ -28,20 +27,10 @@ OPTIONS = {"epochs": 4, "lr": 1e-4, "batch-size": 32, "max-length": 128, "seed":
 FIXED = ("--batch-tokens", "4096", "--precision", "bf16", "--evals-per-epoch", "1")
 
 
-def bertwright(words: list[str], threads: int) -> str:
-    command = [sys.executable, "-m", "bertwright", *words]
-    print("+", *command, file=sys.stderr, flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    return subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, check=True, text=True
-    ).stdout
-
-
 def train(verb: list[str], out: Path, threads: int) -> float:
     """Train unless it was done before; return the seconds of the run."""
     if not (out / "model").exists():
-        options = [word for key, value in OPTIONS.items() for word in (f"--{key}", str(value))]
-        given = [*options, *FIXED, "--no-keep-best", "--threads", str(threads)]
+        given = [*options(OPTIONS), *FIXED, "--no-keep-best", "--threads", str(threads)]
         bertwright(
             [*verb, *given, "--out", str(out), *(["--resume"] if out.exists() else [])], threads
         )

@@ -15,29 +15,22 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from commands import bertwright, options
 
 from bertwright.evaluate.machine import machine, versions
 from bertwright.files import atomic_write_text, write_json
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "tasks" / "mcl-wic-en" / "layers.json"
 NUM_DEV = 1000
-TRAINING = {"epochs": 3, "lr": 1e-4, "batch-size": 32, "max-length": 160, "seed": 0}
+TRAINING = {
+    **{"epochs": 3, "lr": 1e-4, "batch-size": 32, "max-length": 160, "seed": 0},
+    "evals-per-epoch": 1,
+}
 KEYS = ("score", "score_low", "score_high", "metrics", "num_rows")
-
-
-def bertwright(words: list[str], threads: int) -> str:
-    command = [sys.executable, "-m", "bertwright", *words]
-    print("+", *command, file=sys.stderr, flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    return subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, check=True, text=True
-    ).stdout
 
 
 def split(source: Path, target: Path) -> tuple[Path, Path]:
@@ -56,8 +49,7 @@ def run(task: str, layers: int, files: tuple[Path, Path, Path], args: Any) -> di
     train, dev, test = files
     out = args.work_dir / f"{task.partition('=')[2] or 'classify'}-{layers}L"
     if not (out / "model").exists():
-        options = [word for key, value in TRAINING.items() for word in (f"--{key}", str(value))]
-        given = ["--task", task, "--layers", str(layers), *options, "--evals-per-epoch", "1"]
+        given = ["--task", task, "--layers", str(layers), *options(TRAINING)]
         resume = ["--resume"] if out.exists() else []
         rows = ["--data", str(dev if "nearest" in task else train), "--eval-data", str(dev)]
         threads = ["--threads", str(args.threads)]

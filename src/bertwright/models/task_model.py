@@ -41,6 +41,7 @@ from bertwright.models.heads import HeadConfig, StockHead, VectorHead, build_hea
 from bertwright.models.heads.stock import init_stock_head
 from bertwright.models.outputs import Outputs, OutputScale
 from bertwright.models.pooling import POOLINGS, get_pooling
+from bertwright.models.recorder import Recorder
 from bertwright.models.roles import Roles, get_roles
 from bertwright.surgery.layers import check_layer_indices
 from bertwright.surgery.plan import SurgeryPlan
@@ -204,7 +205,7 @@ class TaskModel(nn.Module):
         if not (output_hidden_states or output_attentions):
             hidden = self.encoder(**inputs).last_hidden_state
             return self._finish(hidden, attention_mask, None, None)
-        with _Recorder(roles, output_hidden_states, output_attentions) as recorder:
+        with Recorder(roles, output_hidden_states, output_attentions) as recorder:
             if output_attentions and roles.asks_for_attentions:
                 inputs["output_attentions"] = True
             hidden = self.encoder(**inputs).last_hidden_state
@@ -296,47 +297,6 @@ class TaskModel(nn.Module):
         model = _from_manifest(encoder, tokenizer, manifest, folder / _MANIFEST)
         _load_head(model, folder / _HEADS)
         return model.eval()
-
-
-class _Recorder:
-    """Notes what passes through the layers while the block runs, whatever their class.
-
-    For probabilities the encoder is switched to eager attention and back.
-    """
-
-    def __init__(self, roles: Roles, hidden_states: bool, attentions: bool) -> None:
-        self.hidden_states: list[Tensor] = []
-        self.attentions: list[Tensor] = []
-        self._roles = roles
-        self._wants = (hidden_states, attentions)
-        self._handles: list[Any] = []
-        self._attn = roles.encoder.config._attn_implementation
-
-    def __enter__(self) -> _Recorder:
-        roles, (hidden_states, attentions) = self._roles, self._wants
-        if hidden_states:
-            for layer in dict.fromkeys(roles.layers):
-                hook = layer.register_forward_pre_hook(self._on_layer)
-                self._handles.append(hook)
-        if attentions:
-            modules = [roles.attention(i) for i in range(roles.num_layers)]
-            for module in dict.fromkeys(modules):
-                self._handles.append(module.register_forward_hook(self._on_attention))
-            if self._attn not in (None, "eager"):
-                roles.encoder.set_attn_implementation("eager")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        if self._wants[1] and self._attn not in (None, "eager"):
-            self._roles.encoder.set_attn_implementation(self._attn)
-
-    def _on_layer(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.hidden_states.append(self._roles.hidden_of(args[0]))
-
-    def _on_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.attentions.append(self._roles.attentions_of(output))
 
 
 def _mark_last_token(attention_mask: Tensor) -> Tensor:
