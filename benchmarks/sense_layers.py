@@ -27,7 +27,7 @@ from bertwright.files import atomic_write_text, write_json
 OUT = Path(__file__).resolve().parent.parent / "results" / "tasks" / "mcl-wic-en" / "layers.json"
 NUM_DEV = 1000
 TRAINING = {
-    **{"epochs": 3, "lr": 1e-4, "batch-size": 32, "max-length": 160, "seed": 0},
+    **{"epochs": 2, "lr": 1e-4, "batch-size": 32, "max-length": 160, "seed": 0},
     "evals-per-epoch": 1,
 }
 KEYS = ("score", "score_low", "score_high", "metrics", "num_rows")
