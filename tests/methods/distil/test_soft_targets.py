@@ -12,6 +12,9 @@ from bertwright.methods.distil.soft_targets import (
     SoftTargetsConfig,
     entropy_temperature,
     mix_losses,
+    number_matching_loss,
+    soft_labels_loss,
+    soft_places_loss,
     soft_target_loss,
     vector_matching_loss,
 )
@@ -175,6 +178,56 @@ def test_vectors_of_half_precision_are_compared_in_full():
     loss = vector_matching_loss(vectors_s, vectors_t)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, vector_matching_loss(vectors_s.float(), vectors_t.float()))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_labels_that_do_not_exclude_each_other_are_choices_between_two(temperature):
+    logits_s, logits_t = random_logits(seed=1), random_logits(seed=2)
+    pairs = [
+        [
+            kl_by_loops([[s, 0.0]], [[t, 0.0]], temperature)[0]
+            for s, t in zip(row_s, row_t, strict=True)
+        ]
+        for row_s, row_t in zip(logits_s.tolist(), logits_t.tolist(), strict=True)
+    ]
+    found = soft_labels_loss(logits_s, logits_t, temperature)
+    np.testing.assert_allclose(found, [np.mean(row) for row in pairs], rtol=1e-6)
+    assert soft_labels_loss(logits_t, logits_t, temperature).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_places_are_distributions_over_the_real_tokens(temperature):
+    generator = torch.Generator().manual_seed(0)
+    logits_s, logits_t = (torch.randn(3, 6, 2, generator=generator) for _ in range(2))
+    lengths = [6, 4, 1]
+    real = torch.tensor([[place < length for place in range(6)] for length in lengths])
+    expected = []
+    for row, length in enumerate(lengths):
+        starts_and_ends = [
+            kl_by_loops(
+                [logits_s[row, :length, output].tolist()],
+                [logits_t[row, :length, output].tolist()],
+                temperature,
+            )[0]
+            for output in range(2)
+        ]
+        expected.append(sum(starts_and_ends) / 2)
+    found = soft_places_loss(logits_s, logits_t, real, temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    changed = logits_s.masked_fill(~real[..., None], 50.0)
+    torch.testing.assert_close(soft_places_loss(changed, logits_t, real, temperature), found)
+
+
+def test_numbers_are_matched_in_deviations_of_the_targets():
+    outputs_s, outputs_t = random_logits(4, 2, seed=3), random_logits(4, 2, seed=4)
+    spread = torch.tensor([2.0, 0.5])
+    expected = [
+        sum(((s - t) / unit) ** 2 for s, t, unit in zip(row_s, row_t, [2.0, 0.5], strict=True)) / 2
+        for row_s, row_t in zip(outputs_s.tolist(), outputs_t.tolist(), strict=True)
+    ]
+    found = number_matching_loss(outputs_s, outputs_t, spread)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert number_matching_loss(outputs_t, outputs_t, spread).tolist() == [0.0] * 4
 
 
 def test_mix_ends_are_the_parts_themselves():
