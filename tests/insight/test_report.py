@@ -212,3 +212,13 @@ def test_seeds_are_shown(tmp_path: Path) -> None:
     ]
     _, page = render(tmp_path, frontier, {})
     assert "Over seeds" in page.text and "86.0%" in page.text
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"), [("transformers", "own pipeline in fp32"), ("torch", "in torch in fp32")]
+)
+def test_the_page_says_what_the_baseline_is(tmp_path: Path, engine: str, words: str) -> None:
+    frontier = make_frontier()
+    frontier["baseline"]["engine"] = engine
+    _, page = render(tmp_path, frontier, make_extras(2))
+    assert words in page.text and ("own pipeline" in page.text) == (engine == "transformers")

@@ -13,6 +13,7 @@ from bertwright.errors import ConfigError, ModelLoadError, UnknownChoiceError
 from bertwright.evaluate.measure import model_folder
 from bertwright.models.encoder import saved_size_mb
 from bertwright.models.multi import head_names
+from bertwright.verbs.common import open_run_dir
 from bertwright.verbs.multitask import MultitaskConfig
 from task_rows import row_of
 
@@ -159,9 +160,20 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(
         (("a:data=x", "b:data=y,wieght=2"), "wieght"),
         (("a:data=x", "b:data=y,weight=0"), "weight"),
         (("a:data=x", "b:data=y,task=tagg"), "did you mean 'tag'"),
+        (("a:data=x", "b:data=y,task=senses:how=nearest"), "nothing to train"),
         (("a:data=x", "b:y"), "not key=value"),
     ],
 )
 def test_a_part_that_cannot_be_says_what_is_wrong(parts, message):
     with pytest.raises((ConfigError, UnknownChoiceError), match=message):
         MultitaskConfig(part=parts, out="o")
+
+
+def test_rejected_rows_of_a_run_that_failed_early_do_not_stand_in_the_way(tmp_path):
+    config = MultitaskConfig(part=("a:data=x", "b:data=y"), out=str(tmp_path / "run"))
+    assert open_run_dir("multitask", config) == tmp_path / "run"
+    (tmp_path / "run" / "rejected-eval-a.jsonl").write_text("{}\n")
+    open_run_dir("multitask", config)
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        open_run_dir("multitask", config)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from bertwright.config import require
+from bertwright.data.batching import plan_batches
 from bertwright.data.gather import Gathered, RowOutputs
 from bertwright.data.tokenise import EncodedRows
-from bertwright.errors import UnknownChoiceError
+from bertwright.errors import DataError, UnknownChoiceError
 
 __all__ = ["HEAD", "SAMPLINGS", "MixedRows", "Sampling", "rows_of_epoch"]
 
@@ -24,6 +25,8 @@ SAMPLINGS: tuple[Sampling, ...] = ("proportional", "sqrt", "temperature", "annea
 HEAD = "head"
 """Key of a batch that names the task it is of; the argument of the same name of the model."""
 _ANNEALING = 0.8
+_DRAWING = 1
+"""Ends the seeds of the orders in which rows are drawn, so that no other order has these seeds."""
 
 
 def rows_of_epoch(
@@ -37,7 +40,7 @@ def rows_of_epoch(
     """Return how many rows an epoch takes of each task: as many in all as there are, n^a shared.
 
     The exponent a is 1 for proportional, 1/2 for sqrt and 1/temperature for temperature. Annealed
-    begins proportional and ends near equal shares: a = 1 - 0.8 epoch / (epochs - 1).
+    begins proportional and ends near equal shares: a = 1 - 0.8 epoch / (epochs - 1), epochs whole.
 
     Args:
         counts: rows of each task [T], at least 1.
@@ -49,13 +52,15 @@ def rows_of_epoch(
     Returns:
         [T], each at least 1.
 
-    Source: Stickland and Murray 2019, arXiv:1902.02671 (square root, annealed).
+    Source: Stickland and Murray 2019, arXiv:1902.02671 (square root, annealed); Arivazhagan et al.
+    2019, arXiv:1907.05019 (temperature).
     """
     if sampling not in SAMPLINGS:
         raise UnknownChoiceError("--sampling", sampling, SAMPLINGS)
     exponent = {"proportional": 1.0, "sqrt": 0.5, "temperature": 1 / temperature}.get(sampling)
     if exponent is None:
-        exponent = 1 - _ANNEALING * epoch / max(math.ceil(num_epochs) - 1, 1)
+        last = max(math.ceil(num_epochs) - 1, 1)
+        exponent = 1 - _ANNEALING * min(epoch, last) / last
     weights = np.asarray(counts, dtype=np.float64) ** exponent
     shares = weights / weights.sum() * sum(counts)
     return [max(1, round(share)) for share in shares.tolist()]
@@ -64,9 +69,9 @@ def rows_of_epoch(
 class MixedRows:
     """The rows of several tasks, one task's after the other's.
 
-    A batch holds rows of one task and names it in `HEAD`. The rows that an epoch takes of a task go
-    on where the epoch before stopped, in orders drawn from the seed: all rows of a task come
-    equally often, give or take one.
+    A batch holds rows of one task, each once, and names the task in `HEAD`. The rows that an epoch
+    takes of a task go on where the epoch before stopped, in orders drawn from the seed: all rows of
+    a task come equally often, give or take one.
     """
 
     def __init__(
@@ -88,15 +93,25 @@ class MixedRows:
         Raises:
             ConfigError: the temperature is below 1.
             UnknownChoiceError: there is no such sampling.
+            DataError: a task has no rows.
         """
         require(temperature >= 1, "temperature", temperature, "at least 1")
+        if sampling not in SAMPLINGS:
+            raise UnknownChoiceError("--sampling", sampling, SAMPLINGS)
         self.parts = dict(parts)
+        for name, part in self.parts.items():
+            if len(part) == 0:
+                raise DataError(f"{name} has no rows")
         self._options: dict[str, Any] = {
             "sampling": sampling,
             "num_epochs": num_epochs,
             "temperature": temperature,
         }
         self._ends = np.cumsum([len(part) for part in self.parts.values()])
+        self._rows = [_RowPlaces(part.row_numbers) for part in self.parts.values()]
+        self._taken = [np.zeros(len(self.parts), dtype=np.int64)]
+        """How many rows of each task the epochs before an epoch take, [T] by epoch, as far as it is
+        known."""
         self.lengths = np.concatenate([part.lengths for part in self.parts.values()])
         self.row_numbers = np.concatenate([part.row_numbers for part in self.parts.values()])
         self.targets = {
@@ -127,15 +142,18 @@ class MixedRows:
         """
         batches: list[np.ndarray] = []
         for index, (start, part) in enumerate(zip(self._starts, self.parts.values(), strict=True)):
-            chosen = self._chosen(index, part, seed, epoch) if shuffle else np.arange(len(part))
-            planned = part.select(chosen).plan(
-                batch_tokens=batch_tokens,
-                batch_size=batch_size,
-                seed=seed,
-                epoch=epoch,
-                shuffle=shuffle,
-            )
-            batches += [start + chosen[batch] for batch in planned]
+            passes = self._drawn(index, seed, epoch) if shuffle else [np.arange(len(part))]
+            for chosen in passes:
+                planned = plan_batches(
+                    part.lengths[chosen],
+                    batch_tokens=batch_tokens,
+                    batch_size=batch_size,
+                    seed=seed,
+                    epoch=epoch,
+                    shuffle=shuffle,
+                    groups=None if part.groups is None else part.groups[chosen],
+                )
+                batches += [start + chosen[batch] for batch in planned]
         if not shuffle:
             return batches
         order = np.random.default_rng([seed, epoch, len(self.parts)]).permutation(len(batches))
@@ -145,24 +163,26 @@ class MixedRows:
     def _starts(self) -> np.ndarray:
         return np.concatenate([[0], self._ends[:-1]])
 
-    def _chosen(self, index: int, part: EncodedRows, seed: int, epoch: int) -> np.ndarray:
-        """Return the positions of the features that an epoch takes of a task."""
-        numbers, starts = np.unique(part.row_numbers, return_index=True)
-        stops = np.append(starts[1:], len(part))
-        counts = [len(np.unique(other.row_numbers)) for other in self.parts.values()]
-        wanted = [
-            rows_of_epoch(counts, epoch=before, **self._options)[index]
-            for before in range(epoch + 1)
-        ]
-        first, last = sum(wanted[:-1]), sum(wanted)
-        drawn = [
-            np.random.default_rng([seed, index, turn]).permutation(len(numbers))
-            for turn in range(first // len(numbers), -(-last // len(numbers)))
-        ]
-        skipped = first // len(numbers) * len(numbers)
-        rows = np.concatenate(drawn)[first - skipped : last - skipped]
-        bounds = list(zip(starts.tolist(), stops.tolist(), strict=True))
-        return np.concatenate([np.arange(*bounds[row]) for row in rows])
+    def _drawn(self, index: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the positions of the features that an epoch takes of a task, a pass at a time.
+
+        In a pass no row comes twice. So none does in a batch: a loss that compares rows, or the
+        features of a row, would take a copy for another.
+        """
+        rows = self._rows[index]
+        first, last = (int(self._taken_before(of)[index]) for of in (epoch, epoch + 1))
+        for turn in range(first // len(rows), -(-last // len(rows))):
+            order = np.random.default_rng([seed, index, turn, _DRAWING]).permutation(len(rows))
+            begin = turn * len(rows)
+            yield rows.features_of(order[max(first - begin, 0) : last - begin])
+
+    def _taken_before(self, epoch: int) -> np.ndarray:
+        """Return how many rows of each task the epochs before this one take, [T]."""
+        counts = [len(rows) for rows in self._rows]
+        while len(self._taken) <= epoch:
+            taken = rows_of_epoch(counts, epoch=len(self._taken) - 1, **self._options)
+            self._taken.append(self._taken[-1] + taken)
+        return self._taken[epoch]
 
     def collate(self, positions: np.ndarray) -> dict[str, Any]:
         """Return the batch of the features at these positions, all of one task."""
@@ -174,6 +194,23 @@ class MixedRows:
     def gathered(self) -> MixedGathered:
         """Return what collects the outputs of batches, by head."""
         return MixedGathered(self.parts, self._starts)
+
+
+class _RowPlaces:
+    """Where the features of each row are; those of a row stand together."""
+
+    def __init__(self, row_numbers: np.ndarray) -> None:
+        self._begins = np.flatnonzero(np.diff(row_numbers, prepend=-1))
+        self._counts = np.diff(self._begins, append=len(row_numbers))
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def features_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the positions of the features of these rows, row by row."""
+        begins, counts = self._begins[rows], self._counts[rows]
+        before = np.cumsum(counts) - counts
+        return np.repeat(begins - before, counts) + np.arange(counts.sum())
 
 
 class MixedGathered:

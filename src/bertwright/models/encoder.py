@@ -84,10 +84,15 @@ def resolve_source(name: str | Path) -> str:
 def encoder_home(folder: Path) -> Path:
     """Return where the encoder and the tokenizer of a saved model are.
 
-    That is the folder itself, or of one head of several the folder of all.
+    That is the folder itself, or of one head of several the folder of all, where that is a saved
+    model: other folders may be in one that is called heads.
     """
-    shared = folder.parent.name == HEADS_FOLDER and not (folder / "encoder").exists()
-    return folder.parent.parent if shared else folder
+    if not (folder / "encoder").exists():
+        for place in (folder, folder.resolve()):
+            home = place.parent.parent
+            if place.parent.name == HEADS_FOLDER and (home / "bertwright.json").is_file():
+                return home
+    return folder
 
 
 def saved_size_mb(folder: str | Path) -> float:

@@ -40,8 +40,10 @@ class MultiModel(nn.Module):
         for part in parts.values():
             part.encoder = first.encoder
         self.encoder = first.encoder
-        self.heads = nn.ModuleDict({name: part.head for name, part in parts.items()})
-        self.scales = nn.ModuleDict({name: part.scale for name, part in parts.items()})
+        self.heads = nn.ModuleList(
+            nn.ModuleDict({"head": part.head, "scale": part.scale}) for part in parts.values()
+        )
+        """By place: a name such as "type" could not be one of a `ModuleDict`."""
         self._parts = (dict(parts),)
         """In a tuple, so that the parts are no modules of this one: their weights are, once."""
 
@@ -54,6 +56,16 @@ class MultiModel(nn.Module):
     def roles(self) -> Roles:
         """Where the encoder keeps its parts."""
         return next(iter(self.parts.values())).roles
+
+    @property
+    def decoding(self) -> dict[str, dict[str, Any]]:
+        """What the tasks tuned, by head; each head's model has its own."""
+        return {name: part.decoding for name, part in self.parts.items()}
+
+    @decoding.setter
+    def decoding(self, values: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, part in self.parts.items():
+            part.decoding = dict(values[name])
 
     def forward(
         self,
@@ -85,7 +97,8 @@ class MultiModel(nn.Module):
 def head_names(path: str | Path) -> Sequence[str]:
     """Return the heads of a model folder or run; none where it has but one, without a name."""
     folder = find_model_dir(path)
-    return () if folder is None else read_json(folder / "bertwright.json").get("heads", ())
+    facts = {} if folder is None else read_json(folder / "bertwright.json")
+    return facts.get("heads", ()) if isinstance(facts, dict) else ()
 
 
 def head_folder(path: str | Path, head: str | None) -> Path:
@@ -93,19 +106,24 @@ def head_folder(path: str | Path, head: str | None) -> Path:
 
     Raises:
         UnknownChoiceError: it has no such head.
-        ModelLoadError: it has several and none is named, or one is named and it has no several.
+        ModelLoadError: it has several and none is named; or one is named and it has no several, or
+            is no saved model.
     """
-    names = head_names(path)
+    folder, names = find_model_dir(path), head_names(path)
     if head is None:
         if names:
             raise ModelLoadError(
-                f"{path} has several heads: {', '.join(names)}", hint="say which with --head NAME"
+                f"{path} has several heads: {', '.join(names)}",
+                hint=f"say which with --head NAME, or give its folder, {folder}/heads/NAME",
             )
         return Path(path)
+    if folder is None:
+        raise ModelLoadError(
+            f"--head {head}: {path} is not a saved model",
+            hint="give the --out folder of a multitask that has ended",
+        )
     if not names:
         raise ModelLoadError(f"--head {head}: {path} has one head only", hint="leave --head out")
     if head not in names:
         raise UnknownChoiceError("head", head, names)
-    folder = find_model_dir(path)
-    assert folder is not None
     return folder / HEADS_FOLDER / head

@@ -54,7 +54,7 @@ TRAINING_BASICS = (
 )
 """The training options that a help page shows first."""
 
-BEFORE_TRAINING = ("recipe.yaml", "rejected.jsonl", "rejected-eval.jsonl")
+BEFORE_TRAINING = ("recipe.yaml", "rejected*.jsonl")
 """Files of a run that did not get as far as training: they may be replaced."""
 
 MAY_CHANGE_ON_RESUME = ("resume", *FREE_TO_CHANGE)
@@ -343,7 +343,7 @@ def open_run_dir(verb: str, config: Any, *, may_change: Collection[str] = ()) ->
         return run_dir
     if run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"--out {run_dir} is a file", hint="choose a folder")
-    if run_dir.exists() and any(path.name not in BEFORE_TRAINING for path in run_dir.iterdir()):
+    if run_dir.exists() and any(not _is_early(path) for path in run_dir.iterdir()):
         raise ConfigError(
             f"--out {run_dir} exists and is not empty",
             hint="choose another folder, or --resume to carry a broken-off run on",
@@ -351,6 +351,10 @@ def open_run_dir(verb: str, config: Any, *, may_change: Collection[str] = ()) ->
     run_dir.mkdir(parents=True, exist_ok=True)
     _write_recipe(recipe, verb, config)
     return run_dir
+
+
+def _is_early(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in BEFORE_TRAINING)
 
 
 def _write_recipe(recipe: Path, verb: str, config: Any) -> None:

@@ -38,7 +38,6 @@ EXAMPLES = (
         "one head matters twice as much",
         "--part topic:data=topics.csv,weight=2 --part names:data=ner.jsonl,task=tag --out runs/two",
     ),
-    ("then, of one head", '(bertwright predict) --model runs/two --head topic --text "..."'),
 )
 GROUPS = {
     "What you give": ("part", "eval_share", "reading", "long_rows"),
@@ -64,7 +63,11 @@ class PartConfig:
     """What its loss is multiplied by."""
 
     def __post_init__(self) -> None:
-        find_task(self.task)
+        if not find_task(self.task).trains:
+            raise ConfigError(
+                f"task={self.task}: there is nothing to train in it",
+                hint="bertwright finetune makes such a model of the encoder as it is",
+            )
         require(self.weight > 0, "weight", self.weight, "above 0")
 
 
@@ -77,8 +80,8 @@ class MultitaskConfig:
     """
 
     part: tuple[str, ...]
-    """A task, NAME:data=FILE,eval_data=FILE,task=TASK,weight=NUMBER; all but data may be left out.
-    Give two or more."""
+    """A task, NAME:data=FILE, and after a comma each eval_data=FILE, task=TASK or weight=NUMBER.
+    Give two or more, each by a --part of its own."""
     eval_share: float = 0.1
     """Share of the rows held out of a part without eval_data."""
     reading: DataConfig = field(default_factory=DataConfig)
