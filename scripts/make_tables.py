@@ -201,7 +201,9 @@ def _frontier_rows(frontier: Mapping[str, Any]) -> str:
     chosen = frontier["chosen"]
     names = best if chosen in best or chosen not in by_name else [*best, chosen]
     shown = sorted((by_name[name] for name in names), key=lambda c: c["speedup"])
-    rows = [_row("teacher, `transformers` pipeline", frontier["baseline"], kept=1.0, speedup=1.0)]
+    baseline = frontier["baseline"]
+    way = "torch" if baseline.get("engine") == "torch" else "`transformers` pipeline"
+    rows = [_row(f"teacher, {way}", baseline, kept=1.0, speedup=1.0)]
     for candidate in shown:
         name = candidate["name"]
         label = f"**{name}**" if name == chosen else name

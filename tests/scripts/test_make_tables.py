@@ -80,6 +80,14 @@ def test_the_frontier_table_has_teacher_chosen_and_the_unbeaten(make_tables, res
     ]
 
 
+def test_a_baseline_in_torch_is_called_so(make_tables, results):
+    path = results / "intents" / "frontier.json"
+    frontier = json.loads(path.read_text())
+    frontier["baseline"]["engine"] = "torch"
+    path.write_text(json.dumps(frontier))
+    assert make_tables.frontier_table(results).splitlines()[4].startswith("| teacher, torch | 90.0")
+
+
 def test_the_chosen_one_is_shown_even_when_another_beats_it(make_tables, results):
     path = results / "intents" / "frontier.json"
     path.write_text(path.read_text().replace('"chosen": "slow-good"', '"chosen": "beaten"'))
