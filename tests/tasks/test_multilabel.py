@@ -115,6 +115,22 @@ def test_tuned_thresholds_are_used_in_judging_and_in_answers():
     assert TASK.describe_truth(encoded)[1] == "(none)"
 
 
+def test_each_label_may_have_a_threshold_of_its_own():
+    """Labels whose logits lie apart: no single threshold gets them all right."""
+    encoded = encoded_as(TASK)
+    gold = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 0, 0]])
+    logits = np.where(gold, -1.0, -3.0) + np.array([0.0, 3.0, 6.0])
+    one, each = TASK, find_task("multilabel:thresholds=each")
+    assert each.spec == "multilabel:thresholds=each" and each.spec != one.spec
+    decodings = [task.tune(None, logits, encoded) for task in (one, each)]
+    scores = [
+        task.metrics(task.judge(logits, encoded, decoding))["subset_accuracy"]
+        for task, decoding in zip((one, each), decodings, strict=True)
+    ]
+    assert len(set(decodings[0]["thresholds"])) == 1 and len(set(decodings[1]["thresholds"])) == 3
+    assert scores[0] < 1 and scores[1] == 1
+
+
 def test_sets_are_classes_and_back():
     encoded = encoded_as(SETS)
     assert encoded.labels.names == ("(none)", "book", "book + film + good", "film + good")
