@@ -23,7 +23,7 @@ TRAINING = {"lr": 3e-3, "max_length": 48, "precision": "fp32", "evals_per_epoch"
 
 
 # a road takes half a minute or more, nearly all of it in measuring processes that load
-USUAL = ("span", "tag")
+USUAL = ("span",)
 ROADS = [
     pytest.param(task, marks=() if task in USUAL else pytest.mark.slow) for task in sorted(ANSWERS)
 ]
