@@ -111,11 +111,11 @@ class Rerank(Task):
         """
         if "labels" not in encoded.targets:
             raise DataError("the rows have no relevance to judge by")
-        relevance = encoded.field("labels", np.arange(len(encoded)))
+        relevance = np.asarray(encoded.field("labels", np.arange(len(encoded))))
         features = encoded.inputs().features_of_rows()
         return ranking_statistics(
             [logits[positions, 0] for positions in features],
-            [relevance[positions] for positions in features],  # type: ignore[index]
+            [relevance[positions] for positions in features],
         )
 
     def metrics(self, statistics: np.ndarray) -> dict[str, float]:

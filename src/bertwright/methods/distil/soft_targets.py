@@ -17,7 +17,7 @@ from bertwright.config import require
 from bertwright.data.encode import IGNORED
 from bertwright.errors import UsageError
 from bertwright.methods.distil.teacher_cache import TeacherSource, as_teacher_source
-from bertwright.models.outputs import PADDING_LOGIT
+from bertwright.models.outputs import PADDING_LOGIT, OutputScale
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
@@ -350,8 +350,9 @@ class SoftTargets(Hook):
         """Return the loss to the teacher's outputs of each example, [B], by what they are."""
         outputs, model = state.model.outputs, state.model
         if outputs.kind == "numbers":
-            spread = model.scale.spread if outputs.scaled else logits_s.new_ones(outputs.count)
-            return number_matching_loss(logits_s, logits_t, spread)  # type: ignore[arg-type]
+            scale = model.scale
+            spread = scale.spread if isinstance(scale, OutputScale) else torch.ones(())
+            return number_matching_loss(logits_s, logits_t, spread.to(logits_s.device))
         if outputs.kind == "vectors":
             return vector_matching_loss(logits_s, logits_t)
         if outputs.kind == "labels":
