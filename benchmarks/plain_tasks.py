@@ -13,7 +13,7 @@ import sys
 
 from plain.common import option_parser
 
-TASKS = ("classify", "regress", "tag", "span", "embed")
+TASKS = ("classify", "regress", "tag", "span", "embed", "multilabel", "rerank")
 
 
 def main() -> None:

@@ -5,19 +5,17 @@
 
 Each training has a process of its own, with the same data, epochs, rate, batch size, seed, threads
 and cores (those this program is pinned to); both return their last weights. A run leaves
-`results/tasks/NAME/ours-s0.json` and `plain-s0.json`; what is there already is not done again.
-`--smoke` does a few steps of each, into the work folder. `--speed` trains but some steps of each,
-ours and the reference in turn, several times, and writes `results/tasks/NAME/speed.json`: for a
-quiet machine.
+`results/tasks/NAME/ours-s0.json` and `plain-s0.json` (`-s1` with `--seed 1`); what is there already
+is not done again. `--smoke` does a few steps of each, into the work folder. `--speed` trains but
+some steps of each, ours and the reference in turn, several times, and writes
+`results/tasks/NAME/speed.json`: for a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
-import random
 import shutil
 import statistics
 import subprocess
@@ -26,15 +24,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from task_data import data_folder, split_file
+
 from bertwright.evaluate.machine import machine, versions
-from bertwright.files import atomic_write_text, write_json
+from bertwright.files import write_json
 from bertwright.training.checkpoints import CheckpointStore
 
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS.parent / "results" / "tasks"
-SEED = 0
-SQUAD_TEST_ROWS = 2000
-SQUAD_DEV_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +45,10 @@ class Run:
     lr: float
     batch_size: int
     max_length: int = 128
+    features: int = 1
+    """Texts, or pairs of texts, that the model reads of a row."""
     ours: tuple[str, ...] = ()
-    """Options of `bertwright finetune` for this task."""
+    """Further options of `bertwright finetune`."""
     plain: bool = True
     """Whether the reference library can do it."""
 
@@ -58,6 +57,7 @@ ENTITIES = {"task": "tag", "epochs": 5, "lr": 2e-4, "batch_size": 32}
 RESUMES = ENTITIES | {"data": "resume_ner_zh", "epochs": 3}
 CRF = {"ours": ("--head-crf",), "plain": False}
 BILSTM_CRF = {"ours": ("--head-lstm", "192", "--head-crf"), "plain": False}
+KINDS = {"data": "wnut17-kinds", "epochs": 5, "lr": 2e-4, "batch_size": 32}
 
 RUNS = (
     Run(name="mrpc", data="mrpc", task="classify", epochs=4, lr=1e-4, batch_size=32),
@@ -74,49 +74,21 @@ RUNS = (
         **{"epochs": 1, "lr": 1e-4, "batch_size": 16},
     ),
     Run(name="stsb-embed", data="stsb", task="embed", epochs=4, lr=1e-4, batch_size=32),
+    Run(name="wnut17-kinds", task="multilabel", **KINDS),
+    Run(name="wnut17-kinds-each", task="multilabel:thresholds=each", **KINDS, plain=False),
+    Run(name="wnut17-kinds-powerset", task="powerset", **KINDS, plain=False),
+    Run(
+        **{"name": "squad-passages", "data": "squad-passages", "task": "rerank"},
+        **{"epochs": 1, "lr": 1e-4, "batch_size": 8, "max_length": 192, "features": 4},
+    ),
 )
-
-
-def read_rows(path: Path) -> list[dict]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def make_squad(source: Path, target: Path) -> None:
-    """Write train and dev (a twentieth of the training contexts) and test (a sample of dev)."""
-    rows = read_rows(source / "train.jsonl.gz")
-    contexts = sorted({row["context"] for row in rows})
-    held = set(random.Random(SEED).sample(contexts, round(SQUAD_DEV_SHARE * len(contexts))))
-    test = random.Random(SEED).sample(read_rows(source / "dev.jsonl.gz"), SQUAD_TEST_ROWS)
-    splits = {
-        "train": [row for row in rows if row["context"] not in held],
-        "dev": [row for row in rows if row["context"] in held],
-        "test": test,
-    }
-    for split, kept in splits.items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-        atomic_write_text(target / f"{split}.jsonl", lines)
-
-
-def data_folder(run: Run, args: argparse.Namespace) -> Path:
-    """Return the folder with the run's train, dev and test rows."""
-    if run.data != "squad":
-        return args.data_dir / run.data
-    folder = args.work_dir / "data" / "squad"
-    make_squad(args.data_dir / "squad", folder)
-    return folder
-
-
-def split_file(folder: Path, split: str) -> str:
-    path = folder / f"{split}.jsonl"
-    return str(path if path.exists() else path.with_name(path.name + ".gz"))
 
 
 def shared_options(run: Run, args: argparse.Namespace) -> list[str]:
     """Return the options that ours and the reference have in common."""
     options = {
         **{"epochs": run.epochs, "lr": run.lr, "batch-size": run.batch_size},
-        **{"max-length": run.max_length, "seed": SEED, "threads": args.threads},
+        **{"max-length": run.max_length, "seed": args.seed, "threads": args.threads},
         **({"max-steps": 3, "max-rows": 120} if args.smoke else {}),
     }
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -136,14 +108,14 @@ def finetune_options(run: Run, args: argparse.Namespace) -> list[str]:
     return [
         *("--task", run.task, "--model", "minilm", *run.ours, *shared_options(run, args)),
         # batches of so many rows, as the reference has them, whatever their tokens
-        *("--batch-tokens", str(run.batch_size * run.max_length)),
+        *("--batch-tokens", str(run.batch_size * run.features * run.max_length)),
         *("--precision", "bf16", "--evals-per-epoch", "1", "--no-keep-best"),
     ]
 
 
 def run_ours(run: Run, folder: Path, out: Path, args: argparse.Namespace) -> None:
     """Fine-tune, evaluate on test, and write what both say."""
-    run_dir = args.work_dir / run.name
+    run_dir = args.work_dir / f"{run.name}-s{args.seed}"
     shutil.rmtree(run_dir, ignore_errors=True)
     bertwright = [sys.executable, "-m", "bertwright"]
     options = finetune_options(run, args)
@@ -151,14 +123,16 @@ def run_ours(run: Run, folder: Path, out: Path, args: argparse.Namespace) -> Non
     call([*bertwright, "finetune", *data, *options, "--out", str(run_dir)], args)
     evaluate = [
         *("--model", str(run_dir), "--data", split_file(folder, "test"), "--json"),
-        *("--threads", str(args.threads), "--repeats", "1", "--latency-rows", "1"),
-        *("--speed-rows", "64", *(("--max-rows", "120") if args.smoke else ())),
+        *("--threads", str(args.threads), "--repeats", "3", "--latency-rows", "1"),
+        *("--speed-rows", "500", *(("--max-rows", "120") if args.smoke else ())),
     ]
     scored = json.loads(call([*bertwright, "evaluate", *evaluate], args))
-    write_json(out, ours_result(run, run_dir, options, scored))
+    write_json(out, ours_result(run, run_dir, options, scored, args))
 
 
-def ours_result(run: Run, run_dir: Path, options: list[str], scored: dict) -> dict:
+def ours_result(
+    run: Run, run_dir: Path, options: list[str], scored: dict, args: argparse.Namespace
+) -> dict:
     """Return the facts of our run in the form of the reference's, and the interval."""
     last = json.loads((run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     dev = {name[5:]: value for name, value in last.items() if name.startswith("eval_")}
@@ -171,13 +145,15 @@ def ours_result(run: Run, run_dir: Path, options: list[str], scored: dict) -> di
         "command": f"bertwright finetune --data train.jsonl --eval-data dev.jsonl {shown}",
         "options": {
             **{"epochs": run.epochs, "lr": run.lr, "batch_size": run.batch_size},
-            **{"max_length": run.max_length, "seed": SEED, "more": list(run.ours)},
+            **{"max_length": run.max_length, "seed": args.seed, "threads": args.threads},
+            "more": list(run.ours),
         },
         "weights": "last",
         "train_seconds": meter["seconds"],
         "train_tokens": meter["tokens"],
         "tokens_per_s": meter["tokens"] / meter["seconds"],
         **{key: scored[key] for key in ("primary", "score", "score_low", "score_high")},
+        "throughput_texts_s": scored["throughput_texts_s"],
         "num_test_rows": scored["num_rows"],
         "metrics": {"dev": dev, "test": scored["metrics"]},
         "machine": machine(),
@@ -198,7 +174,17 @@ def run_plain(
     """Train the reference, which writes its result itself."""
     place = ["--data-dir", str(folder.parent), "--name", folder.name, "--out", str(out)]
     script = str(BENCHMARKS / "plain_tasks.py")
-    call([sys.executable, script, run.task, *place, *shared_options(run, args), *more], args)
+    call(
+        [
+            sys.executable,
+            script,
+            run.task.partition(":")[0],
+            *place,
+            *shared_options(run, args),
+            *more,
+        ],
+        args,
+    )
 
 
 def measure_speed(run: Run, args: argparse.Namespace) -> None:
@@ -206,7 +192,7 @@ def measure_speed(run: Run, args: argparse.Namespace) -> None:
     out = RESULTS / run.name / "speed.json"
     if out.exists() or not run.plain:
         return
-    folder = data_folder(run, args)
+    folder = data_folder(run.data, args.data_dir, args.work_dir / "data")
     ours, plain = [], []
     place = args.work_dir / "speed"
     for _ in range(args.repeats):
@@ -214,19 +200,8 @@ def measure_speed(run: Run, args: argparse.Namespace) -> None:
         steps = ["--max-steps", str(args.steps)]
         data = ["--data", split_file(folder, "train"), "--eval-data", split_file(folder, "dev")]
         options = [*finetune_options(run, args), *steps]
-        call(
-            [
-                sys.executable,
-                "-m",
-                "bertwright",
-                "finetune",
-                *data,
-                *options,
-                "--out",
-                str(place / "ours"),
-            ],
-            args,
-        )
+        bertwright = [sys.executable, "-m", "bertwright"]
+        call([*bertwright, "finetune", *data, *options, "--out", str(place / "ours")], args)
         meter = read_meter(place / "ours")
         ours.append(meter["tokens"] / meter["seconds"])
         run_plain(run, folder, place / "plain.json", args, steps)
@@ -250,9 +225,9 @@ def measure_speed(run: Run, args: argparse.Namespace) -> None:
 def do_run(run: Run, args: argparse.Namespace) -> None:
     """Do what is missing of a run: ours, then the reference."""
     results = args.work_dir / "results" if args.smoke else RESULTS
-    folder = data_folder(run, args)
+    folder = data_folder(run.data, args.data_dir, args.work_dir / "data")
     for kind, work in (("ours", run_ours), ("plain", run_plain)):
-        out = results / run.name / f"{kind}-s{SEED}.json"
+        out = results / run.name / f"{kind}-s{args.seed}.json"
         if out.exists() or (kind == "plain" and not run.plain):
             continue
         work(run, folder, out, args)
@@ -265,6 +240,7 @@ def main() -> int:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/tasks"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=[run.name for run in RUNS], action="append")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed", action="store_true", help="only speed, on a quiet machine")
     parser.add_argument("--steps", type=int, default=40, help="of --speed")
     parser.add_argument("--repeats", type=int, default=3, help="of --speed")

@@ -208,41 +208,46 @@ def test_the_table_of_students_has_means_of_what_several_seeds_kept(make_tables,
     ]
 
 
-def task_result(**more):
+def task_result(seed=0, threads=1, **more):
+    options = {"epochs": 5, "lr": 2e-4, "batch_size": 32, "seed": seed, "threads": threads}
+    score = more.get("score", 0.431)
     return {
-        "task": "tag",
-        "options": {"epochs": 5, "lr": 2e-4, "batch_size": 32},
-        "train_seconds": 200.0,
-        "tokens_per_s": 2345.6,
-        "primary": "f1",
-        "score": 0.431,
-        "score_low": 0.38,
-        "score_high": 0.478,
-        **more,
+        **{"task": "tag", "options": options, "train_seconds": 200.0, "throughput_texts_s": 900.0},
+        **{"primary": "f1", "score": score, "score_low": 0.38, "score_high": 0.478},
+        **{"metrics": {"dev": {}, "test": {"f1": score, "pearson": score}}, **more},
     }
+
+
+def write_run(tmp_path, name, who, result):
+    folder = tmp_path / "tasks" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{who}-s{result['options']['seed']}.json").write_text(json.dumps(result))
 
 
 def test_the_table_of_tasks_has_ours_beside_the_library(make_tables, tmp_path):
-    plain = {
-        "library": "transformers",
-        "train_seconds": 1250.0,
-        "metrics": {"dev": {"f1": 0.6}, "test": {"f1": 0.427, "precision": 0.5}},
-    }
-    numbers = task_result(task="regress", primary="pearson", train_seconds=1000.0)
-    for run, ours in (("wnut17", task_result()), ("wnut17-crf", task_result()), ("a", numbers)):
-        (tmp_path / "tasks" / run).mkdir(parents=True)
-        (tmp_path / "tasks" / run / "ours-s0.json").write_text(json.dumps(ours))
-    (tmp_path / "tasks" / "wnut17" / "plain-s0.json").write_text(json.dumps(plain))
+    numbers = {"task": "regress", "primary": "pearson"}
+    write_run(tmp_path, "a", "ours", task_result(threads=2, train_seconds=1000.0, **numbers))
+    write_run(tmp_path, "wnut17-crf", "ours", task_result())
+    for seed, threads, score in ((1, 2, 0.451), (0, 1, 0.431)):
+        write_run(tmp_path, "wnut17", "ours", task_result(seed, threads, score=score))
+    plain = {"library": "transformers", "metrics": {"test": {"f1": 0.427, "precision": 0.5}}}
+    for seed, threads, seconds in ((0, 1, 9000.0), (1, 2, 1250.0)):
+        result = task_result(seed, threads, **plain, train_seconds=seconds)
+        write_run(tmp_path, "wnut17", "plain", result)
     speed = {"ours": [2400.0, 2500.0, 900.0], "plain": [1200.0, 1100.0, 1300.0], "ratio": 2.0}
     (tmp_path / "tasks" / "wnut17" / "speed.json").write_text(json.dumps(speed))
     options, score = "5 / 0.0002 / 32", "43.1 [38.0, 47.8]"
     assert make_tables.tasks_table(tmp_path).splitlines()[2:] == [
-        f"| a | regress, pearson | {options} | {score} | 1,000 | – | – | – | – | – | – |",
-        f"| wnut17 | tag, f1 | {options} | {score} | 200 "
-        "| transformers | 42.7 | 1,250 | 2,400 | 1,200 | 2.00x |",
-        f"| wnut17-crf | tag, f1 | {options} | {score} | 200 | – | – | – | – | – | – |",
+        f"| a | regress, pearson | {options} | {score} | – | – | – | – | 1,000 | – | – | – | – |",
+        f"| wnut17 | tag, f1 | {options} | {score} | 44.1 ± 1.4 (2) "
+        "| transformers | 42.7 | 42.7 ± 0.0 (2) | 200 | 1,250 | 2,400 | 1,200 | 2.00x |",
+        f"| wnut17-crf | tag, f1 | {options} | {score} | – | – | – | – | – | – | – | – | – |",
     ]
-    assert make_tables.tasks_table(tmp_path / "nothing") == ""
+    assert make_tables.tags_table(tmp_path).splitlines()[2:] == [
+        "| wnut17 | 44.1 ± 1.4 | 2 | 200 | 900 |"
+    ]
+    nothing = tmp_path / "nothing"
+    assert make_tables.tasks_table(nothing) == make_tables.tags_table(nothing) == ""
 
 
 def test_the_tables_of_senses_and_of_several_tasks(make_tables, tmp_path):
