@@ -146,21 +146,21 @@ class DiskFullError(BertwrightError):
 
 
 class NonFiniteLossError(BertwrightError):
-    """The loss became NaN or infinite. `rows` are the source row numbers of that batch."""
+    """The loss became NaN or infinite. `rows` names the rows of that batch by their numbers."""
 
     def __init__(
         self,
         value: float,
         step: int,
-        rows: Iterable[int],
+        rows: Iterable[object],
         *,
         kept: object = None,
         what: str = "loss",
     ) -> None:
         self.value = value
         self.step = step
-        self.rows = [int(row) for row in rows]
-        shown = ", ".join(map(str, self.rows[:16])) + (" ..." if len(self.rows) > 16 else "")
+        self.rows = [str(row) for row in rows]
+        shown = ", ".join(self.rows[:16]) + (" ..." if len(self.rows) > 16 else "")
         saved = f" The last good checkpoint is {kept}." if kept else ""
         super().__init__(
             f"the {what} became {value} at step {step}; rows of that batch: {shown}.{saved}",

@@ -219,6 +219,13 @@ def test_a_row_that_is_drawn_often_is_spread_over_batches():
     assert max(counted.values()) - min(counted.values()) <= 1 and min(counted.values()) >= 9
 
 
+def test_rows_are_named_with_their_task():
+    rows = MixedRows({"a": part_of(3, per_row=2, name="a"), "b": part_of(2, name="b")})
+    assert rows.row_names(np.array([0, 3, 5, 6, 7])) == [
+        *("1 of a", "4 of a", "7 of a", "1 of b", "4 of b"),
+    ]
+
+
 def test_features_of_a_row_are_found_in_any_order_of_the_rows():
     part = part_of(3, per_row=2, together=True)
     part = replace(part, row_numbers=np.array([9, 9, 0, 0, 4, 4]))

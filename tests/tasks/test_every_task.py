@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertwright.data.batching import collate
+from bertwright.data.batching import MODEL_INPUTS, collate
 from bertwright.data.gather import Gathered
 from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
@@ -27,7 +27,6 @@ from bertwright.methods.distil.train import train_distilled
 from bertwright.models.task_model import TaskModel, build_task_model
 from bertwright.tasks import TASKS, find_task
 from bertwright.training.config import TrainingConfig
-from bertwright.training.evaluation import MODEL_INPUTS
 from bertwright.training.loop import train
 from task_rows import row_of
 from tiny import FAMILY_NAMES, tiny_encoder

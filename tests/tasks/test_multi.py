@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.load import load_rows
 from bertwright.data.mixed import HEAD, MixedRows
 from bertwright.data.tokenise import tokenise
@@ -18,7 +19,7 @@ from bertwright.models.task_model import TaskModel, build_task_model
 from bertwright.tasks import find_task
 from bertwright.tasks.multi import MultiTask
 from bertwright.training.config import TrainingConfig
-from bertwright.training.evaluation import MODEL_INPUTS, compute_logits, evaluate_model
+from bertwright.training.evaluation import compute_logits, evaluate_model
 from bertwright.training.loop import train
 from bertwright.training.steps import StepPlan
 from task_rows import row_of

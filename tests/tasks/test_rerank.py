@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 from torch import nn
 
-from bertwright.data.batching import collate
+from bertwright.data.batching import MODEL_INPUTS, collate
 from bertwright.data.encode import Inputs
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
@@ -23,7 +23,7 @@ from bertwright.models.task_model import build_task_model
 from bertwright.tasks import find_task
 from bertwright.tasks.rerank import list_losses
 from bertwright.training.config import TrainingConfig
-from bertwright.training.evaluation import MODEL_INPUTS, compute_logits, evaluate_model
+from bertwright.training.evaluation import compute_logits, evaluate_model
 from bertwright.training.loop import train
 from bertwright.training.steps import StepPlan
 from task_rows import row_of

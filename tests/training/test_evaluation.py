@@ -6,8 +6,9 @@ import torch
 
 from bertwright.data.batching import collate
 from bertwright.errors import DataError
+from bertwright.models.modes import eval_mode
 from bertwright.tasks import find_task
-from bertwright.training.evaluation import compute_logits, eval_mode, evaluate_model
+from bertwright.training.evaluation import compute_logits, evaluate_model
 
 TASK = find_task("classify")
 

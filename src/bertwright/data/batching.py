@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bertwright.data.tokenise import EncodedRows
 
 __all__ = [
+    "MODEL_INPUTS",
     "collate",
     "default_pad_multiple",
     "pad_batch",
@@ -26,6 +27,8 @@ __all__ = [
     "plan_batches",
 ]
 
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "head")
+"""The keys of a collated batch that the model takes; the last where it has several heads."""
 _WINDOW_BATCHES = 50
 
 

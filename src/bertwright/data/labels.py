@@ -95,6 +95,11 @@ class LabelSet:
             raise IndexError(f"label id {index} is not in 0..{len(self) - 1}")
         return self.names[index]
 
+    def with_others(self, names: Iterable[str]) -> LabelSet:
+        """Return these labels and after them those of `names` that are not among them, sorted."""
+        others = sorted(set(names) - set(self.names))
+        return LabelSet((*self.names, *others)) if others else self
+
     @classmethod
     def from_values(cls, values: Iterable[object]) -> LabelSet:
         """Collect the labels of some rows.

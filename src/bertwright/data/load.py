@@ -78,7 +78,8 @@ def load_rows(
         FileFormatError: nothing there, another format, no rows, or a row that does not parse.
         MissingColumnError: a column that the schema needs is missing, or a row without it.
         EmptyTextError: a row without text.
-        UnknownLabelError: a row whose label is missing or not in `labels`.
+        UnknownLabelError: a row whose label is missing, or not in `labels` where the schema's rows
+            have to have one of them.
         DataError: a row's values are not what the schema asks for.
     """
     if on_bad_row not in ("stop", "skip"):
@@ -99,19 +100,26 @@ def load_rows(
         rejects.publish(num_read, rejected_path, cache_dir)
         if num_unscored:
             console.print(f"left out {num_unscored:,} of {num_read:,} pairs: they have no score")
+        if writer.num_unknown:
+            console.print(
+                f"{writer.num_unknown:,} of {num_read:,} rows have a label that was not trained "
+                "on: they count as wrong"
+            )
         if writer.num_rows == 0:
             none = f"none of its {num_unscored:,} pairs has a score" if num_unscored else ""
             raise FileFormatError(rejects.summary or none or "has no rows", path=name)
         fingerprint, labels = writer.finish()
         folder = scratch.parent / fingerprint
         publish_folder(scratch, folder, {"num_rows": writer.num_rows})
+    dataset = datasets.Dataset.from_file(str(folder / _ROWS_FILE))
     rows = Rows(
-        dataset=datasets.Dataset.from_file(str(folder / _ROWS_FILE)),
+        dataset=dataset,
         labels=labels,
         fingerprint=fingerprint,
         source=name,
         num_rejected=rejects.count,
         label_fields=schema.label_fields,
+        open_labels=schema.open_labels(tuple(dataset.column_names)),
         _parts=tuple(parts),
     )
     if max_rows is not None and max_rows < len(rows):

@@ -191,6 +191,13 @@ class MixedRows:
         batch = self.parts[name].collate(positions - self._starts[place])
         return {**batch, HEAD: name, "indices": positions}
 
+    def row_names(self, positions: np.ndarray) -> list[str]:
+        """Return what messages call the rows of the features at these positions: `12 of mrpc`."""
+        names = list(self.parts)
+        places = np.searchsorted(self._ends, positions, side="right").tolist()
+        numbers = self.row_numbers[positions].tolist()
+        return [f"{number} of {names[i]}" for i, number in zip(places, numbers, strict=True)]
+
     def gathered(self) -> MixedGathered:
         """Return what collects the outputs of batches, by head."""
         return MixedGathered(self.parts, self._starts)

@@ -28,6 +28,8 @@ class RowWriter:
 
     def __init__(self, path: Path, schema: RowSchema, labels: LabelSet | None) -> None:
         self.num_rows = 0
+        self.num_unknown = 0
+        """Rows with a label that is not in the list."""
         self._path = path
         self._schema = schema
         self._labels = labels
@@ -49,12 +51,14 @@ class RowWriter:
         """Take one row: its number in the source, and its stored fields.
 
         Raises:
-            UnknownLabelError: a label is not in the list.
+            UnknownLabelError: a label is not in the list, and the schema's rows have to have one
+                that is.
         """
         if self._labels is not None:
-            for name in self._names_in(values):
-                if name not in self._labels:
-                    self._labels.id_of(name)
+            unknown = [name for name in self._names_in(values) if name not in self._labels]
+            if unknown and not self._schema.open_labels(values):
+                self._labels.id_of(unknown[0])
+            self.num_unknown += bool(unknown)
         self._batch.append((row, values))
         self.num_rows += 1
         if len(self._batch) == WRITE_ROWS:
@@ -94,6 +98,7 @@ class RowWriter:
         """Give the labels their final ids; return the content's fingerprint and the labels."""
         labels = self._labels or (self._schema.order_labels(self._seen) if self._seen else None)
         if labels is not None:
+            labels = labels.with_others(self._seen)
             self._digest.update(json.dumps(labels.to_json()).encode())
             final = pa.array([labels.id_of(name) for name in self._seen], pa.int64())
             if final.to_pylist() != list(range(len(final))):

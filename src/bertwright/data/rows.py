@@ -30,6 +30,8 @@ class Rows:
         source: where the rows came from, for messages.
         num_rejected: bad rows set aside on the way.
         label_fields: columns of the dataset that hold label ids, or lists of them.
+        open_labels: whether labels may be others than those of the list the rows are given; they
+            come after it.
     """
 
     dataset: datasets.Dataset
@@ -38,6 +40,7 @@ class Rows:
     source: str
     num_rejected: int = 0
     label_fields: tuple[str, ...] = ("label",)
+    open_labels: bool = False
     _parts: tuple[Part, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
@@ -86,6 +89,7 @@ class Rows:
             source=self.source,
             num_rejected=self.num_rejected,
             label_fields=self.label_fields,
+            open_labels=self.open_labels,
             _parts=self._parts,
         )
 
@@ -94,12 +98,14 @@ class Rows:
 
         Raises:
             DataError: the rows have no labels.
-            UnknownLabelError: a label in use is not in the list.
+            UnknownLabelError: a label in use is not in the list, and the labels are not open.
         """
         if self.labels is None:
             raise DataError(
                 "the rows have no labels", path=self.source, hint="give a file with labels"
             )
+        if self.open_labels:
+            labels = labels.with_others(self.labels.names)
         if self.labels == labels:
             return self
         dataset = self.dataset

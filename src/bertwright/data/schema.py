@@ -5,7 +5,7 @@ A task declares a `RowSchema`; the loader (`data/load.py`) does the rest alike f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,10 @@ def _as_they_are(values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(values)
 
 
+def _never(fields: Collection[str]) -> bool:
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowSchema:
     """The columns of a task's rows and what is stored of them."""
@@ -80,6 +84,10 @@ class RowSchema:
     """Where labels are needed, rows without any target are refused."""
     order_labels: Callable[[Iterable[str]], LabelSet] = LabelSet.from_values
     """Gives the label names met in the rows their order."""
+    open_labels: Callable[[Collection[str]], bool] = _never
+    """Of rows with these stored fields: whether they may have labels that are not in the list they
+    are read with, as a word may have a sense that was not trained on. Those get ids after the list;
+    no answer is one of them, so such rows count as wrong."""
 
     @property
     def roles(self) -> tuple[str, ...]:

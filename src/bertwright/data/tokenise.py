@@ -116,6 +116,10 @@ class EncodedRows:
         labels = self._numbers["labels"]
         return labels if self._positions is None else labels[self._positions]
 
+    def row_names(self, positions: np.ndarray) -> list[str]:
+        """Return what messages call the rows of the features at these positions: their numbers."""
+        return [str(number) for number in self.row_numbers[positions]]
+
     @property
     def groups(self) -> np.ndarray | None:
         """Which features go together, as `plan_batches` takes it; None: each by itself."""

@@ -242,8 +242,9 @@ class _Judge:
 def _check_labels(dev: EncodedRows, model: TaskModel) -> None:
     if not dev.targets:
         raise UsageError("the rows to score int8 on have no labels", hint="give labelled --data")
-    names = [] if dev.labels is None else list(dev.labels.names)
-    if names != list(model.labels) and find_task(model.task).names_outputs:
+    names = () if dev.labels is None else dev.labels.names
+    known = names[: len(model.labels)] if dev.rows.open_labels else names
+    if known != tuple(model.labels) and find_task(model.task).names_outputs:
         raise UsageError(
             "the rows to score int8 on have other labels than the model",
             hint="read them with the model's own label list",

@@ -12,6 +12,7 @@ from torch import Tensor
 from bertwright.data.mixed import HEAD, MixedRows
 from bertwright.models.multi import MultiModel
 from bertwright.tasks.base import Task
+from bertwright.tasks.objective import Objective
 
 __all__ = ["MultiTask"]
 
@@ -19,7 +20,7 @@ MEAN = "mean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiTask(Task):
+class MultiTask(Objective):
     """Gives each batch to the task that it is of. Its score is the mean of the tasks' scores.
 
     Models, rows and outputs are `MultiModel`, `MixedRows` and what these gather, by head.

@@ -196,6 +196,7 @@ SENSE_SCHEMA = RowSchema(
         "label": pa.int64(),
     },
     label_fields=("label",),
+    open_labels=lambda fields: "text_b" not in fields,
     build=_build,
 )
 """A word in a text, or in two, and its sense, or whether the two are the same."""

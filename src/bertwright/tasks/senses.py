@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bertwright.data.batching import collate, plan_batches
+from bertwright.data.batching import MODEL_INPUTS, collate, plan_batches
 from bertwright.data.encode import IGNORED, Inputs
 from bertwright.data.gather import RowOutputs
 from bertwright.data.schema import RowSchema
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import DataError, UsageError
 from bertwright.models.heads import TokenHead
+from bertwright.models.modes import eval_mode
 from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks.base import Task
@@ -35,7 +36,6 @@ TOP_SCORES = 5
 DIGITS = 5
 """Of the numbers of sense vectors, as they are kept."""
 BATCH_TOKENS = 2048
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def word_means(outputs: Sequence[np.ndarray], fields: Mapping[str, Sequence[Any]]) -> np.ndarray:
@@ -195,7 +195,7 @@ class Senses(Task):
         (0 where it has none). Where states are compared nothing is trained, and it is 1 - cosine to
         the vector of the right sense; of pairs, the squared error of (cosine + 1) / 2 to 1 where
         the words mean the same, else to 0 (0 for all as long as it is not known which label says
-        so).
+        so). A sense that was not trained on has neither output nor vector, and the loss is 0.
 
         Args:
             logits: [B,L,C], or vectors [B,L,D], any float type.
@@ -206,6 +206,7 @@ class Senses(Task):
         means = torch.einsum("bl,blc->bc", batch["weights"], logits.float())
         labels = batch["labels"].amax(dim=1)
         if not self._compares:
+            labels = labels.where(labels < means.shape[1], IGNORED)
             return F.cross_entropy(means, labels, ignore_index=IGNORED, reduction="none")
         vectors = F.normalize(means, dim=-1)
         rows = np.asarray(batch["rows"])
@@ -214,6 +215,7 @@ class Senses(Task):
         senses = model.decoding.get("senses")
         if senses is None:
             return torch.zeros(len(labels), device=logits.device)
+        labels = labels.where(labels < len(model.labels), IGNORED)
         known = torch.from_numpy(_array_of(senses, model.labels)).to(vectors)
         cosines = (vectors * known[labels.clamp(min=0)]).sum(dim=-1)
         return torch.where(labels >= 0, 1 - cosines, 0.0)
@@ -309,7 +311,7 @@ class Senses(Task):
         if self._compares and len(outputs) == 2 * len(words):
             return _compared(_cosines(outputs, inputs), names, decoding)
         scores = word_means(outputs, inputs.fields)
-        open_to = np.ones(len(names), dtype=bool)
+        open_to = np.ones(scores.shape[1], dtype=bool)
         if self._compares:
             if "senses" not in decoding:
                 raise UsageError("the model has no sense vectors", hint="make it with finetune")
@@ -358,11 +360,9 @@ def _inventory(rows: EncodedRows, names: Sequence[str]) -> dict[str, list[str]]:
 def _word_outputs(model: TaskModel, encoded: EncodedRows) -> np.ndarray:
     """Return the model's mean output over each feature's word, dropout off, float32 [F,C]."""
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     found: list[np.ndarray] = [np.zeros(0)] * len(encoded)
     plan = plan_batches(encoded.lengths, batch_tokens=BATCH_TOKENS, seed=0, epoch=0, shuffle=False)
-    with torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for positions in plan:
             batch = collate(encoded, positions)
             given = {name: batch[name].to(device) for name in MODEL_INPUTS if name in batch}
@@ -370,8 +370,6 @@ def _word_outputs(model: TaskModel, encoded: EncodedRows) -> np.ndarray:
             means = torch.einsum("bl,blc->bc", batch["weights"].to(device), outputs)
             for position, mean in zip(positions.tolist(), means.cpu().numpy(), strict=True):
                 found[position] = mean
-    for module, training in modes:
-        module.training = training
     return np.stack(found)
 
 

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.gather import Gathered, RowOutputs
 from bertwright.errors import DataError
+from bertwright.models.modes import eval_mode
 from bertwright.training.precision import resolve_precision
 
 if TYPE_CHECKING:
     from bertwright.data.tokenise import EncodedRows
     from bertwright.models.task_model import TaskModel
-    from bertwright.tasks.base import Task
+    from bertwright.tasks.objective import Objective
 
-__all__ = ["MODEL_INPUTS", "compute_logits", "eval_mode", "evaluate_model"]
-
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "head")
-"""The keys of a collated batch that the model takes; the last where it has several heads."""
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode inside the block; each module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+__all__ = ["compute_logits", "evaluate_model"]
 
 
 def compute_logits(
@@ -61,7 +47,7 @@ def compute_logits(
 def evaluate_model(
     model: TaskModel,
     encoded: EncodedRows,
-    task: Task,
+    task: Objective,
     batch_tokens: int = 2048,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> tuple[dict[str, float], RowOutputs]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from bertwright.models.task_model import TaskModel, TaskOutput
-    from bertwright.tasks.base import Task
+    from bertwright.tasks.objective import Objective
 
 __all__ = ["EVENTS", "Hook", "RunState", "dispatch", "hook_keys", "order_hooks"]
 
@@ -43,7 +43,7 @@ class RunState:
 
     model: TaskModel
     """The model in training; in train mode except in `on_evaluate` and `on_end`."""
-    task: Task
+    task: Objective
     config: TrainingConfig
     accelerator: Accelerator
     generator: torch.Generator

@@ -13,15 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from bertwright.data.batching import MODEL_INPUTS
 from bertwright.errors import ConfigError, DataError, NonFiniteLossError
+from bertwright.models.modes import eval_mode
 from bertwright.progress import Progress
 from bertwright.training.config import TrainingConfig
-from bertwright.training.evaluation import (
-    MODEL_INPUTS,
-    compute_logits,
-    eval_mode,
-    evaluate_model,
-)
+from bertwright.training.evaluation import compute_logits, evaluate_model
 from bertwright.training.hooks import Hook, RunState, dispatch, order_hooks
 from bertwright.training.journal import Journal, Meter
 from bertwright.training.keeper import Keeper
@@ -34,7 +31,7 @@ from bertwright.training.steps import PlannedStep, StepPlan
 if TYPE_CHECKING:
     from bertwright.data.tokenise import EncodedRows
     from bertwright.models.task_model import TaskModel
-    from bertwright.tasks.base import Task
+    from bertwright.tasks.objective import Objective
 
 __all__ = ["PAUSED", "TrainResult", "count_steps", "train"]
 
@@ -66,7 +63,7 @@ def train(
     train_rows: EncodedRows,
     eval_rows: EncodedRows | None,
     *,
-    task: Task,
+    task: Objective,
     config: TrainingConfig,
     hooks: Iterable[Hook] = (),
     run_dir: str | Path,
@@ -281,7 +278,7 @@ def _take_step(
         loss_sum = total.item()
         if not math.isfinite(loss_sum):
             raise NonFiniteLossError(
-                loss_sum, state.step + 1, state.batch["rows"], kept=keeper.last_good()
+                loss_sum, state.step + 1, rows.row_names(indices), kept=keeper.last_good()
             )
         state.loss = total / planned.rows_per_step
         state.accelerator.backward(state.loss)
@@ -295,9 +292,9 @@ def _take_step(
     limit = state.config.clip_norm or math.inf
     grad_norm = float(state.accelerator.clip_grad_norm_(parameters, limit))  # type: ignore[arg-type]
     if not math.isfinite(grad_norm):
-        source_rows = rows.row_numbers[np.concatenate(planned.batches)]
+        names = rows.row_names(np.concatenate(planned.batches))
         raise NonFiniteLossError(
-            grad_norm, state.step + 1, source_rows, kept=keeper.last_good(), what="gradient"
+            grad_norm, state.step + 1, names, kept=keeper.last_good(), what="gradient"
         )
     state.optimizer.step()
     state.scheduler.step()
