@@ -366,6 +366,29 @@ def test_the_module_is_the_functions_with_its_scores():
     assert torch.equal(other(*case[:3]), expected)
 
 
+def test_parts_of_a_row_start_from_the_tag_before_them_and_end_where_it_goes_on():
+    torch.manual_seed(0)
+    crf = LinearChainCRF(5, NAMES).double()
+    case = make_case(3, batch=6, num_tags=5, length=3)
+    before = torch.tensor([-100, 0, 1, 2, 3, -100])
+    goes_on = torch.tensor([0, 0, 1, 1, 0, 1])
+    found = crf(*case[:3], before=before, goes_on=goes_on).detach()
+    start, transitions, end = (scores.detach() for scores in crf.scores())
+    for row in range(6):
+        begun = start if before[row] < 0 else transitions[before[row]]
+        ended = torch.zeros(5) if goes_on[row] else end
+        alone = Case(*(t[row : row + 1] for t in case[:3]), begun, transitions, ended.double())
+        steps, probabilities = enumerate_row(alone, 0)
+        path = tuple(alone.tags[0, steps].tolist())
+        likely = probabilities[path]
+        if likely > 1e-200:
+            assert float(found[row]) == pytest.approx(-np.log(likely), rel=1e-6)
+        else:
+            assert float(found[row]) > 1e6
+    whole = crf(*case[:3], before=torch.full((6,), -100), goes_on=torch.zeros(6))
+    assert torch.equal(whole, crf(*case[:3]))
+
+
 def test_it_learns_what_only_the_order_of_tags_tells():
     torch.manual_seed(0)
     crf = LinearChainCRF(2)

@@ -109,7 +109,10 @@ def test_words_of_which_nothing_is_left_have_no_piece():
     assert found.fields["word_piece"] == [[-1, 1, -1, -1, 2, -1, -1]]
     assert found.fields["labels"] == [[-100, 2, 5, -100]]
     nothing = encode(batch_of([["\ufe0f", "\u0301"]], tags=[[1, 1]]), tokenizer)
-    assert nothing.fields == {"word_piece": [[-1, -1]], "labels": [[-100, -100]]}
+    assert nothing.fields == {
+        **{"word_piece": [[-1, -1]], "labels": [[-100, -100]]},
+        **{"before": [-100], "goes_on": [0]},
+    }
 
 
 def test_a_word_in_the_piece_of_the_word_before_has_none():
@@ -321,7 +324,7 @@ def test_features_go_through_the_cache_into_batches():
     counted = (batch["labels"] != -100).sum(dim=1).tolist()
     assert counted == [len(places) for places in encoded.field("word_piece", np.arange(3))]
     assert "word_piece" not in batch
-    assert encoded.targets.keys() == {"labels"}
+    assert encoded.targets.keys() == {"labels", "before", "goes_on"}
 
 
 def test_features_without_tags_have_no_labels():

@@ -70,16 +70,19 @@ class Tag(Task):
         """Return the loss of each feature [B] in nats a word; see `TokenHead.per_row`.
 
         Without a CRF it is the sum of the words' cross-entropies, with one the negative log
-        likelihood of all tags together.
+        likelihood of all tags together; of a later window of a row, given the tag before it.
 
         Args:
             logits: [B,L,T], any float type.
-            batch: has `labels` [B,L], int64: the tag at the first piece of each word, else -100.
+            batch: has `labels` [B,L], int64: the tag at the first piece of each word, else -100;
+                `before` [B], the tag of the word before the feature's own words, else -100;
+                `goes_on` [B], whether words of the row follow.
             model: its head may have a CRF.
         """
         head, tags = _token_head(model), batch["labels"]
         if head.crf is not None:
-            return head.per_row(head.crf(logits, tags, tags != IGNORED))
+            place = {"before": batch["before"], "goes_on": batch["goes_on"]}
+            return head.per_row(head.crf(logits, tags, tags != IGNORED, **place))
         losses = F.cross_entropy(
             logits.float().transpose(1, 2), tags, ignore_index=IGNORED, reduction="none"
         )
@@ -179,23 +182,10 @@ def _types(names: Sequence[str]) -> list[str]:
 def _tags_of_rows(
     outputs: RowOutputs, inputs: Inputs, names: Sequence[str], decoding: Mapping[str, Any]
 ) -> Iterator[tuple[list[int], list[float]]]:
-    """Yield the tag of each word of each row, and its probability."""
-    windows = list(_tags_of_features(outputs, inputs.fields["word_piece"], names, decoding))
-    for positions in inputs.features_of_rows():
-        parts = [windows[position] for position in positions]
-        yield [tag for tags, _ in parts for tag in tags], [p for _, ps in parts for p in ps]
+    """Yield the tag of each word of each row, and its probability by softmax.
 
-
-def _tags_of_features(
-    outputs: Sequence[np.ndarray],
-    word_pieces: Sequence[Any],
-    names: Sequence[str],
-    decoding: Mapping[str, Any],
-) -> Iterator[tuple[list[int], list[float]]]:
-    """Yield the tag of each word that a feature owns, and its probability by softmax.
-
-    A word without a piece of its own shares the piece of the word before it (a vocabulary may join
-    them), and goes on with that word's entity.
+    The words of all windows of a row are one chain. A word without a piece of its own shares the
+    piece of the word before it (a vocabulary may join them), and goes on with that word's entity.
     """
     crf = decoding.get("crf")
     parts = ("start", "transitions", "end")
@@ -205,17 +195,19 @@ def _tags_of_features(
         names.index(f"I-{name[2:]}") if f"I-{name[2:]}" in names else place
         for place, name in enumerate(names)
     ]
-    for logits, pieces in zip(outputs, word_pieces, strict=True):
-        places = np.asarray(pieces, dtype=np.int64)
-        seen = places >= 0
-        tags = np.full(len(places), outside)
-        sureness = np.ones(len(places))
+    word_pieces = inputs.fields["word_piece"]
+    for positions in inputs.features_of_rows():
+        places = [np.asarray(word_pieces[position], dtype=np.int64) for position in positions]
+        seen = np.concatenate([*(of_window >= 0 for of_window in places), np.zeros(0, dtype=bool)])
+        tags, sureness = np.full(len(seen), outside), np.ones(len(seen))
         if seen.any():
-            emissions = logits[places[seen]]
-            best = emissions.argmax(axis=-1)
-            if scores:
-                mask = np.ones((1, len(emissions)), dtype=bool)
-                best = np.array(viterbi_numpy(emissions[None], mask, *scores)[0])
+            emissions = np.concatenate(
+                [
+                    outputs[position][of_window[of_window >= 0]]
+                    for position, of_window in zip(positions, places, strict=True)
+                ]
+            )
+            best = _best_tags(emissions, scores)
             tags[seen] = best
             sureness[seen] = softmax(emissions)[np.arange(len(best)), best]
         for word in np.flatnonzero(~seen).tolist():
@@ -223,3 +215,11 @@ def _tags_of_features(
                 tags[word] = inside[tags[word - 1]]
                 sureness[word] = sureness[word - 1]
         yield tags.tolist(), sureness.tolist()
+
+
+def _best_tags(emissions: np.ndarray, scores: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the tag of each word [W] from its outputs [W,T], and the CRF's scores if any."""
+    if not scores:
+        return emissions.argmax(axis=-1)
+    mask = np.ones((1, len(emissions)), dtype=bool)
+    return np.array(viterbi_numpy(emissions[None], mask, *scores)[0])

@@ -47,12 +47,21 @@ class TagEncoder(RowEncoder):
     @property
     def key(self) -> str:
         """Names it and its options."""
-        return f"tags overlap_words={self.overlap_words}"
+        return f"tags of chains, overlap_words={self.overlap_words}"
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """`labels`: the tag at the first piece of each word that the feature owns, else -100."""
-        return {"labels": Target(pa.list_(pa.int64()), pad=IGNORED, width="tokens")}
+        """What a loss needs.
+
+        `labels`: the tag at the first piece of each word that the feature owns, else -100.
+        `before`: the tag of the word before these, -100 where they are the row's first.
+        `goes_on`: 1 where words of the row follow them, else 0.
+        """
+        return {
+            "labels": Target(pa.list_(pa.int64()), pad=IGNORED, width="tokens"),
+            "before": Target(pa.int64()),
+            "goes_on": Target(pa.int64()),
+        }
 
     @property
     def extras(self) -> Mapping[str, pa.DataType]:
@@ -96,6 +105,8 @@ class TagEncoder(RowEncoder):
         tags = rows.get("tags")
         if tags is not None:
             fields["labels"] = [_labels(feature, tags[feature.row]) for feature in made]
+            fields["before"] = [_tag_before(feature, tags[feature.row]) for feature in made]
+            fields["goes_on"] = [int(f.window.own_end < len(tags[f.row])) for f in made]
         return Features(
             input_ids=[feature.ids for feature in made],
             token_type_ids=[feature.types for feature in made] if token_types else None,
@@ -262,3 +273,7 @@ def _labels(feature: _Feature, tags: Sequence[int]) -> list[int]:
         if place != NO_PIECE:
             labels[place] = tag
     return labels
+
+
+def _tag_before(feature: _Feature, tags: Sequence[int]) -> int:
+    return tags[feature.window.own - 1] if feature.window.own else IGNORED

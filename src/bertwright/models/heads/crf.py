@@ -95,8 +95,13 @@ def _path_scores(
     emitted = chain.emissions.gather(2, tags[..., None])[..., 0]
     passed = transitions[tags[:, :-1], tags[:, 1:]].masked_fill(~chain.real[:, 1:], 0.0)
     last = chain.real.sum(dim=1, keepdim=True).sub(1).clamp(min=0)
-    finish = end[tags.gather(1, last)[:, 0]]
-    return start[tags[:, 0]] + emitted.sum(dim=1) + passed.sum(dim=1) + finish
+    begun = _score_of(start, tags[:, :1])
+    return begun + emitted.sum(dim=1) + passed.sum(dim=1) + _score_of(end, tags.gather(1, last))
+
+
+def _score_of(scores: Tensor, tags: Tensor) -> Tensor:
+    """Return the score of one tag a row [B], from scores [T] or [B, T] and tags [B, 1]."""
+    return scores.expand(len(tags), -1).gather(1, tags)[:, 0]
 
 
 def crf_log_likelihood(
@@ -110,9 +115,9 @@ def crf_log_likelihood(
         emissions: score of each tag at each step [B, L, T].
         tags: int64 [B, L]; any value, -100 too, at masked steps.
         mask: bool [B, L], true at the steps that have a tag; holes are allowed.
-        start: score of each tag at a row's first unmasked step [T].
+        start: score of each tag at a row's first unmasked step, [T], or [B, T] by row.
         transitions: score of going from a tag (row) to a tag (column) [T, T].
-        end: score of each tag at a row's last unmasked step [T].
+        end: score of each tag at a row's last unmasked step, [T], or [B, T] by row.
 
     Returns:
         Log likelihoods [B], in nats; 0 for a row without an unmasked step.
@@ -285,9 +290,33 @@ class LinearChainCRF(nn.Module):
         """
         return self.start + self.start_cost, self.transitions + self.transition_cost, self.end
 
-    def forward(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
-        """Return each row's negative log likelihood [B]; see `crf_log_likelihood`."""
-        return -crf_log_likelihood(emissions, tags, mask, *self.scores())
+    def forward(
+        self,
+        emissions: Tensor,
+        tags: Tensor,
+        mask: Tensor,
+        *,
+        before: Tensor | None = None,
+        goes_on: Tensor | None = None,
+    ) -> Tensor:
+        """Return each row's negative log likelihood [B]; see `crf_log_likelihood`.
+
+        Rows may be parts of longer ones: of such it is the likelihood given the tag before them.
+
+        Args:
+            emissions: [B, L, T].
+            tags: [B, L].
+            mask: [B, L].
+            before: the tag of the step before each row, below 0 where there is none, [B].
+            goes_on: whether steps follow each row, bool [B].
+        """
+        start, transitions, end = self.scores()
+        if before is not None:
+            first = (before < 0)[:, None]
+            start = torch.where(first, start, transitions[before.clamp(min=0)])
+        if goes_on is not None:
+            end = end.masked_fill(goes_on.bool()[:, None], 0.0)
+        return -crf_log_likelihood(emissions, tags, mask, start, transitions, end)
 
     def decode(self, emissions: Tensor, mask: Tensor) -> list[list[int]]:
         """Return each row's best tags; see `viterbi_decode`."""
