@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["MethodCard", "MethodKind", "render_card_markdown", "render_card_text"]
 
-MethodKind = Literal["finetune", "distil", "replace", "prune", "quantize", "long"]
+MethodKind = Literal["finetune", "distil", "replace", "prune", "quantize", "long", "pool"]
 
 _TITLES = {
     "summary": "What it does",

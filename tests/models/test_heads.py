@@ -79,8 +79,8 @@ def test_options_out_of_range_are_named(values):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="sigmoid"):
         HeadConfig(head_activation="sigmoid")
-    with pytest.raises(ValueError, match="max"):
-        ModelConfig(pooling="max")
+    with pytest.raises(ValueError, match="maximum"):
+        ModelConfig(pooling="maximum")
     with pytest.raises(UnsupportedFamilyError, match="gpt2"):
         get_stock_form(AutoConfig.for_model("gpt2"))
 

@@ -215,7 +215,7 @@ DAMAGES = {
     "other labels": ("bertwright.json", lambda path: edit(path, labels=["a", "b"])),
     "surgery": ("bertwright.json", lambda path: edit(path, surgery=[{"op": "trepanation"}])),
     "head key": ("bertwright.json", lambda path: edit(path, head={"hat": 1})),
-    "pooling": ("bertwright.json", lambda path: edit(path, pooling="max")),
+    "pooling": ("bertwright.json", lambda path: edit(path, pooling="maximum")),
     "max length": ("bertwright.json", lambda path: edit(path, max_length=100_000)),
 }
 

@@ -25,6 +25,7 @@ KINDS = {
     "prune": "Pruning: parts of the model are taken out",
     "quantize": "Quantization: fewer bits a number",
     "long": "Long texts",
+    "pool": "Pooling: from the states of an encoder to one vector a text (--pooling NAME)",
 }
 MAX_WIDTH = 100
 
@@ -65,5 +66,18 @@ def _show_one(card: MethodCard) -> None:
             console.print(Text(equation, style="green"), soft_wrap=True)
         else:
             console.print(Padding(Text(body), (0, 0, 0, 2)), width=width)
+    if card.kind == "pool":
+        console.print(Text("\nUse it", style="bold"))
+        usage = f"bertwright finetune --pooling {_with_number(card.name)}"
+        console.print(Padding(Text(usage), (0, 0, 0, 2)))
+        return
     console.print(Text("\nOptions", style="bold"), Text("(NAME:key=value,key=value)", style="dim"))
     console.print(describe_options(find_method(card.name).config_type), width=width)
+
+
+def _with_number(name: str) -> str:
+    """Return how a pooling is written, with the number it may have."""
+    from bertwright.models.pooling import POOLINGS
+
+    what = POOLINGS[name].number_is
+    return name if what is None else f"{name}[:{what.upper()}]"

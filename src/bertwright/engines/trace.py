@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -35,16 +35,11 @@ class TracedModel(TaskModel):
     the first token is at 0, and a graph can drop what only other places of the last layer need.
     """
 
+    rows_begin_at_0 = True
+
     def __init__(self, model: TaskModel) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(model.__dict__)
-
-    @property
-    def pooling(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """As the model's, but the first token's state is simply the one at 0."""
-        if self.config.pooling == "cls" and not self.roles.cls_at_end:
-            return _state_at_start
-        return super().pooling
 
     @property
     def input_names(self) -> list[str]:
@@ -57,10 +52,6 @@ class TracedModel(TaskModel):
     ) -> Tensor:
         """Return logits [B, C] (or [B, L, C]) from int64 [B, L]."""
         return super().forward(input_ids, attention_mask, token_type_ids).logits
-
-
-def _state_at_start(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    return hidden[:, 0]
 
 
 def example_inputs(model: TracedModel) -> dict[str, Tensor]:
@@ -97,7 +88,8 @@ def with_inputs(
 def layer_paths(model: TracedModel) -> dict[str, str]:
     """Return the parts that quantization can spare: name -> module path.
 
-    They are the embeddings, each layer (those that share weights count once) and the head.
+    They are the embeddings, each layer (those that share weights count once), the head, and the
+    pooling where it has learned anything.
     """
     names = {id(module): name for name, module in model.named_modules()}
     parts: dict[str, nn.Module] = {"embeddings": model.roles.embeddings}
@@ -105,6 +97,8 @@ def layer_paths(model: TracedModel) -> dict[str, str]:
         if all(layer is not part for part in parts.values()):
             parts[f"layer {number}"] = layer
     parts["head"] = model.head
+    if model.pooling is not None and list(model.pooling.parameters()):
+        parts["pooling"] = model.pooling
     return {part: names[id(module)] for part, module in parts.items()}
 
 

@@ -40,9 +40,7 @@ class MultiModel(nn.Module):
         for part in parts.values():
             part.encoder = first.encoder
         self.encoder = first.encoder
-        self.heads = nn.ModuleList(
-            nn.ModuleDict({"head": part.head, "scale": part.scale}) for part in parts.values()
-        )
+        self.heads = nn.ModuleList(part.learned_parts for part in parts.values())
         """By place: a name such as "type" could not be one of a `ModuleDict`."""
         self._parts = (dict(parts),)
         """In a tuple, so that the parts are no modules of this one: their weights are, once."""

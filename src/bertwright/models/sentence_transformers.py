@@ -37,9 +37,12 @@ TASK = "embed"
 _ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 _CLASSES = "sentence_transformers.models."
 _IDENTITY = "torch.nn.modules.linear.Identity"
-_POOLINGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
+_POOLINGS = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+}
 _OTHER_POOLINGS = (
-    "pooling_mode_max_tokens",
     "pooling_mode_mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens",
     "pooling_mode_lasttoken",
@@ -69,7 +72,7 @@ def load_sentence_transformers(path: str | Path) -> TaskModel:
     same.
 
     Raises:
-        ModelLoadError: it has a part that is not known here, or another pooling than mean or cls.
+        ModelLoadError: it has a part or a pooling that is not known here.
         CheckpointError: a file is missing or damaged.
     """
     path = Path(path)
@@ -133,8 +136,8 @@ def export_sentence_transformers(model_or_dir: TaskModel | str | Path, out_dir: 
         `out_dir`.
 
     Raises:
-        UnsupportedRoleError: it is no embedding model, or its encoder is not what the library would
-            take of the family's checkpoint.
+        UnsupportedRoleError: it is no embedding model, it has a pooling that the library does not
+            have, or its encoder is not what the library would take of the family's checkpoint.
     """
     model = model_or_dir if isinstance(model_or_dir, TaskModel) else TaskModel.load(model_or_dir)
     head = model.head
@@ -144,6 +147,11 @@ def export_sentence_transformers(model_or_dir: TaskModel | str | Path, out_dir: 
             hint="sentence-transformers takes models trained with --task embed",
         )
     roles = model.roles
+    if model.config.pooling not in _POOLINGS:
+        raise UnsupportedRoleError(
+            f"sentence-transformers has no pooling {model.config.pooling}",
+            hint=f"export to onnx or openvino, or take --pooling {', '.join(_POOLINGS)}",
+        )
     if roles.family == "bart" or (roles.cls_at_end and model.config.pooling == "cls"):
         raise UnsupportedRoleError(
             f"sentence-transformers reads {roles.family} models otherwise, so it would give other "

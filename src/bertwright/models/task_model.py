@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from bertwright.models.encoder import (
 from bertwright.models.heads import HeadConfig, StockHead, VectorHead, build_head
 from bertwright.models.heads.stock import init_stock_head
 from bertwright.models.outputs import Outputs, OutputScale
-from bertwright.models.pooling import POOLINGS, get_pooling
+from bertwright.models.pooling import EncoderShape, Pooling, States, build_pooling, check_pooling
 from bertwright.models.recorder import Recorder
 from bertwright.models.roles import Roles, get_roles
 from bertwright.surgery.layers import check_layer_indices
@@ -67,8 +67,8 @@ class ModelConfig(HeadConfig):
     """What stands on the encoder: a pooling and a head."""
 
     pooling: str | None = None
-    """How token states become one vector: cls (the classification token) or mean. Without it, as
-    the task has it: mean where vectors are wanted, else cls."""
+    """How token states become one vector: cls, mean, max, weighted-layers:4, wk, ... (all of them:
+    bertwright methods). Without it, as the task has it: mean where vectors are wanted, else cls."""
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -79,7 +79,7 @@ class ModelConfig(HeadConfig):
         """
         super().__post_init__()
         if self.pooling is not None:
-            POOLINGS[self.pooling]
+            check_pooling(self.pooling)
 
 
 @dataclass
@@ -99,6 +99,9 @@ class TaskOutput:
 class TaskModel(nn.Module):
     """An encoder with a pooling and a head; saved as a directory."""
 
+    rows_begin_at_0 = False
+    """Whether every row is known to be padded on the right."""
+
     def __init__(
         self,
         encoder: PreTrainedModel,
@@ -117,7 +120,8 @@ class TaskModel(nn.Module):
 
         Raises:
             UsageError: two labels are the same, or there are none and `outputs` is not given.
-            ConfigError: `max_length` is more than the encoder has positions for.
+            ConfigError: `max_length` is more than the encoder has positions for, or the pooling's
+                number does not fit it.
             UnsupportedFamilyError: the encoder is of an unknown family.
         """
         super().__init__()
@@ -136,7 +140,12 @@ class TaskModel(nn.Module):
         if config.pooling is None:
             config = replace(config, pooling="mean" if outputs.kind == "vectors" else "cls")
         self.encoder = encoder
-        self.head = build_head(encoder.config, outputs, config, names)
+        self.pooling: Pooling | None = None
+        """None where there are outputs a token."""
+        if outputs.level != "token":
+            self.pooling = build_pooling(str(config.pooling), _shape_of(roles))
+        width = self.pooling.width if self.pooling else None
+        self.head = build_head(encoder.config, outputs, config, names, width=width)
         if isinstance(self.head, VectorHead):
             outputs = replace(outputs, count=self.head.width)
         self.outputs = outputs
@@ -155,11 +164,6 @@ class TaskModel(nn.Module):
     def roles(self) -> Roles:
         """Where the encoder keeps its parts."""
         return get_roles(self.encoder)
-
-    @property
-    def pooling(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The pooling function: (hidden [B, L, D], attention_mask [B, L]) -> [B, D]."""
-        return get_pooling(str(self.config.pooling), cls_at_end=self.roles.cls_at_end)
 
     @property
     def uses_token_types(self) -> bool:
@@ -202,29 +206,27 @@ class TaskModel(nn.Module):
             if token_type_ids is None and roles.cls_at_end:
                 token_type_ids = _mark_last_token(attention_mask)
             inputs["token_type_ids"] = token_type_ids
-        if not (output_hidden_states or output_attentions):
-            hidden = self.encoder(**inputs).last_hidden_state
-            return self._finish(hidden, attention_mask, None, None)
-        with Recorder(roles, output_hidden_states, output_attentions) as recorder:
+        reads_layers = self.pooling is not None and self.pooling.reads_layers
+        with Recorder(roles, output_hidden_states or reads_layers, output_attentions) as recorder:
             if output_attentions and roles.asks_for_attentions:
                 inputs["output_attentions"] = True
             hidden = self.encoder(**inputs).last_hidden_state
-        states = (*recorder.hidden_states, hidden) if output_hidden_states else None
+        layers = (*recorder.hidden_states, hidden)
+        states = layers if output_hidden_states else None
         attentions = tuple(recorder.attentions) if output_attentions else None
-        return self._finish(hidden, attention_mask, states, attentions)
+        if self.pooling is None:
+            return TaskOutput(self.head(hidden, attention_mask), None, states, attentions)
+        read = States(layers, attention_mask.bool(), input_ids, self.rows_begin_at_0)
+        pooled = self.pooling(read)
+        return TaskOutput(self.scale(self.head(pooled)), pooled, states, attentions)
 
-    def _finish(
-        self,
-        hidden: Tensor,
-        attention_mask: Tensor,
-        hidden_states: tuple[Tensor, ...] | None,
-        attentions: tuple[Tensor, ...] | None,
-    ) -> TaskOutput:
-        if self.outputs.level == "token":
-            logits = self.head(hidden, attention_mask)
-            return TaskOutput(logits, None, hidden_states, attentions)
-        pooled = self.pooling(hidden, attention_mask)
-        return TaskOutput(self.scale(self.head(pooled)), pooled, hidden_states, attentions)
+    @property
+    def learned_parts(self) -> nn.ModuleDict:
+        """What stands on the encoder and is saved with it: pooling, head, scale."""
+        parts: dict[str, nn.Module] = {"head": self.head, "scale": self.scale}
+        if self.pooling is not None:
+            parts["pooling"] = self.pooling
+        return nn.ModuleDict(parts)
 
     def save(self, path: str | Path) -> None:
         """Write the model as a directory, whole or not at all; one that is there is replaced.
@@ -245,12 +247,7 @@ class TaskModel(nn.Module):
         write_json(folder / _MANIFEST, self._manifest())
 
     def _head_tensors(self) -> dict[str, Tensor]:
-        parts = {"head": self.head, "scale": self.scale}
-        return {
-            f"{part}.{name}": tensor.contiguous()
-            for part, module in parts.items()
-            for name, tensor in module.state_dict().items()
-        }
+        return {n: tensor.contiguous() for n, tensor in self.learned_parts.state_dict().items()}
 
     def _manifest(self) -> dict[str, Any]:
         head = config_to_dict(self.config)
@@ -369,9 +366,8 @@ def _read_outputs(manifest: dict[str, Any], source: str) -> Outputs | None:
 
 
 def _load_head(model: TaskModel, path: Path) -> None:
-    parts = nn.ModuleDict({"head": model.head, "scale": model.scale})
     try:
-        parts.load_state_dict(load_file(path))
+        model.learned_parts.load_state_dict(load_file(path))
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{path} does not fit the head: {lines[-1].strip()}") from error
@@ -429,15 +425,34 @@ def build_task_model(
             max_length=max_length,
             outputs=outputs,
         )
+
+    def read(names: list[str]) -> Mapping[str, Tensor]:
+        return read_checkpoint_tensors(source, names)
+
     if isinstance(model.head, StockHead) and model.config.pooling == "cls":
-        init_stock_head(
-            model.head, encoder.config, lambda names: read_checkpoint_tensors(source, names)
-        )
+        init_stock_head(model.head, encoder.config, read)
+    if model.pooling is not None:
+        model.pooling.start(read)
     return model.eval()
+
+
+def _shape_of(roles: Roles) -> EncoderShape:
+    config = roles.encoder.config
+    return EncoderShape(
+        width=int(config.hidden_size),
+        num_layers=roles.num_layers,
+        num_heads=int(config.num_attention_heads),
+        vocab_size=int(config.vocab_size),
+        cls_at_end=roles.cls_at_end,
+    )
 
 
 def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
     """Return a shallower copy: the layers at `indices`, with embeddings, pooling and head.
+
+    A pooling of so many layers becomes what is nearest to it in the smaller model (`spec_for`).
+    What it has learned goes with it as far as it fits; where the pooled vector has another width
+    than it had, the head is new.
 
     Raises:
         UsageError: the indices are empty, out of range or not increasing.
@@ -445,12 +460,15 @@ def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
     """
     kept = check_layer_indices(indices, model.roles.num_layers)
     smaller = make_shallower(model.encoder, kept)
+    config = model.config
+    if model.pooling is not None:
+        config = replace(config, pooling=model.pooling.spec_for(len(kept)))
     with torch.random.fork_rng(devices=[]):
         student = TaskModel(
             smaller,
             task=model.task,
             labels=model.labels,
-            config=model.config,
+            config=config,
             tokenizer=model.tokenizer,
             surgery=model.surgery.then_keep_layers(kept),
             lineage=copy.deepcopy(model.lineage),
@@ -458,6 +476,19 @@ def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
             outputs=model.outputs,
             decoding=model.decoding,
         )
-    student.head = copy.deepcopy(model.head)
+    if student.pooling is None or model.pooling is None:
+        student.head = copy.deepcopy(model.head)
+    else:
+        _copy_what_fits(model.pooling, student.pooling)
+        if student.pooling.width == model.pooling.width:
+            student.head = copy.deepcopy(model.head)
     student.scale = copy.deepcopy(model.scale)
     return student.train(model.training)
+
+
+def _copy_what_fits(source: nn.Module, target: nn.Module) -> None:
+    """Copy the tensors of the same name and shape."""
+    own = target.state_dict()
+    for name, tensor in source.state_dict().items():
+        if name in own and own[name].shape == tensor.shape:
+            own[name].copy_(tensor)

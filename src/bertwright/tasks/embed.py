@@ -103,6 +103,7 @@ class Embed(Task):
         Raises:
             DataError: all scores are the same: nothing says how similar they mean.
         """
+        super().prepare(model, train_rows)
         head = _head(model)
         if "scores" in train_rows.targets and torch.isnan(head.score_low):
             scores = np.asarray(train_rows.field("scores", np.arange(len(train_rows))))

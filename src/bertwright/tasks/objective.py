@@ -16,6 +16,7 @@ from torch import Tensor
 from bertwright.data.gather import RowOutputs
 from bertwright.data.tokenise import EncodedRows
 from bertwright.models.task_model import TaskModel
+from bertwright.tasks.fit_pooling import fit_pooling
 
 __all__ = ["Objective"]
 
@@ -44,8 +45,9 @@ class Objective(ABC):
         """Return the task as it judges these rows: the same, but where the rows tell the metric."""
         return self
 
-    def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:  # noqa: B027
+    def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:
         """Set what a new model takes from the training rows; called before every training."""
+        fit_pooling(model, train_rows)
 
     @abstractmethod
     def per_example_loss(

@@ -72,6 +72,7 @@ class Regress(Task):
 
     def prepare(self, model: TaskModel, train_rows: EncodedRows) -> None:
         """Take mean and deviation of the training targets, unless the model has some already."""
+        super().prepare(model, train_rows)
         assert isinstance(model.scale, OutputScale)
         if not model.scale.fitted:
             targets = torch.from_numpy(_numbers(train_rows)).double()

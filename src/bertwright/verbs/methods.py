@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from bertwright.card import MethodCard
-from bertwright.registry import find_method, list_methods
+from bertwright.registry import Choices, list_methods
 
 __all__ = ["EXAMPLES", "GROUPS", "MethodsConfig", "methods"]
 
@@ -21,22 +21,26 @@ GROUPS = {"What you give": ("name",)}
 
 @dataclass(frozen=True, kw_only=True)
 class MethodsConfig:
-    """List the methods with a line each, or show everything about one.
+    """List the methods and poolings with a line each, or show everything about one.
 
     That is its equation, what it needs and costs, what to expect of it and by whose measurement,
     when to use it and when not, and its options.
     """
 
     name: tyro.conf.Positional[str | None] = None
-    """The method to show. Without it, all are listed."""
+    """The method or pooling to show. Without it, all are listed."""
 
 
 def methods(config: MethodsConfig) -> list[MethodCard]:
-    """Return the cards of all methods, or of the one named.
+    """Return the cards of all methods and poolings, or of the one named.
 
     Raises:
-        UnknownChoiceError: no method has this name.
+        UnknownChoiceError: no method or pooling has this name.
     """
-    if config.name is not None:
-        return [find_method(config.name).card]
-    return [entry.card for entry in list_methods()]
+    from bertwright.models.pooling import POOLINGS
+
+    cards = [entry.card for entry in list_methods()]
+    cards += [pooling.card for pooling in POOLINGS.values()]
+    if config.name is None:
+        return cards
+    return [Choices("method", {card.name: card for card in cards})[config.name]]

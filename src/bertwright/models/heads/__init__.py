@@ -18,18 +18,24 @@ __all__ = ["ClassificationHead", "HeadConfig", "StockHead", "TokenHead", "Vector
 
 
 def build_head(
-    config: PreTrainedConfig, outputs: Outputs, head: HeadConfig, names: Sequence[str] = ()
+    config: PreTrainedConfig,
+    outputs: Outputs,
+    head: HeadConfig,
+    names: Sequence[str] = (),
+    *,
+    width: int | None = None,
 ) -> nn.Module:
-    """Return a new head for an encoder with this `config`.
+    """Return a new head for an encoder with this `config`, and pooled vectors of this `width`.
 
-    Its forward is [B, D] -> [B, C], or of a token head ([B, L, D], mask [B, L]) -> [B, L, C].
-    Heads of vectors do both.
+    Without a width it is the encoder's own. The head's forward is [B, D] -> [B, C], or of a token
+    head ([B, L, D], mask [B, L]) -> [B, L, C]. Heads of vectors do both.
 
     Raises:
         ConfigError: options of token heads for a head that is none.
     """
+    width = width or int(config.hidden_size)
     if outputs.kind == "vectors":
-        return VectorHead(config, head)
+        return VectorHead(width, head)
     if outputs.level == "token":
         return TokenHead(config, outputs.count, head, names)
     for option in ("head_lstm", "head_crf"):
@@ -40,5 +46,5 @@ def build_head(
             )
     num_outputs = outputs.count
     if head.head == "stock":
-        return StockHead(config, num_outputs, head.head_dropout)
-    return ClassificationHead(int(config.hidden_size), num_outputs, head)
+        return StockHead(config, num_outputs, head.head_dropout, width=width)
+    return ClassificationHead(width, num_outputs, head)

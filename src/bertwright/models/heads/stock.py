@@ -188,7 +188,12 @@ class StockHead(nn.Module):
     """A family's own head: dropout, dense, activation, norm, dropout, linear."""
 
     def __init__(
-        self, config: PreTrainedConfig, num_outputs: int, dropout: float | None = None
+        self,
+        config: PreTrainedConfig,
+        num_outputs: int,
+        dropout: float | None = None,
+        *,
+        width: int | None = None,
     ) -> None:
         """Build the head that goes with an encoder's `config`.
 
@@ -196,10 +201,12 @@ class StockHead(nn.Module):
             config: the encoder's configuration.
             num_outputs: classes, C.
             dropout: rate in place of the family's own.
+            width: of the pooled vector; None: the encoder's own.
         """
         super().__init__()
         form = get_stock_form(config)
-        width = int(config.hidden_size)
+        inner = int(config.hidden_size)
+        width = width or inner
         dense_std, out_std = form.init_stds(config)
         self.dense: nn.Module = nn.Identity()
         self.norm: nn.Module = nn.Identity()
@@ -208,9 +215,10 @@ class StockHead(nn.Module):
         before, after = rates if dropout is None else (dropout if rates[0] else 0.0, dropout)
         self.dropout_before = nn.Dropout(float(before))
         if form.has_dense(config):
-            dense = nn.Linear(width, width, bias=form.dense_bias(config))
+            dense = nn.Linear(width, inner, bias=form.dense_bias(config))
             _init_linear(dense, dense_std)
             self.dense = dense
+            width = inner
         if form.norm_key is not None:
             self.norm = nn.LayerNorm(width, eps=config.norm_eps, bias=config.norm_bias)
         self.dropout_after = nn.Dropout(float(after))

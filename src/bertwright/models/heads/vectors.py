@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import PreTrainedConfig
 
 from bertwright.errors import ConfigError
 from bertwright.models.heads.classification import HeadConfig
@@ -28,8 +27,8 @@ class VectorHead(nn.Module):
     score_high: Tensor
     """The highest."""
 
-    def __init__(self, config: PreTrainedConfig, head: HeadConfig) -> None:
-        """Build it for an encoder of this config.
+    def __init__(self, width: int, head: HeadConfig) -> None:
+        """Build it for vectors of `width` D.
 
         Raises:
             ConfigError: `head` asks for hidden layers, an LSTM or a CRF.
@@ -40,7 +39,6 @@ class VectorHead(nn.Module):
                 "vectors have no hidden layers, LSTM or CRF above the encoder",
                 hint="leave out --head, or --head linear --head-hidden WIDTH",
             )
-        width = int(config.hidden_size)
         self.width = head.head_hidden if head.head == "linear" else width
         """E."""
         self.dense = nn.Linear(width, self.width) if head.head == "linear" else None

@@ -1,0 +1,43 @@
+"""Every pooling in every engine's graph: the same logits as torch, at lengths that trip graphs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.torch_engine import TorchSession
+from engines_models import make_model
+from pooling_states import SPECS
+
+LENGTHS = (1, 7, 128)
+POOLED = [s for s in SPECS if s not in ("cls-layer", "concat-last", "weighted-layers", "wk:2")]
+
+
+def inputs_of(lengths, vocab_size=60, width=None):
+    """Return ids and mask of rows of these lengths, padded on the right."""
+    rng = np.random.default_rng(0)
+    mask = (np.arange(width or max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    return {"input_ids": rng.integers(5, vocab_size, mask.shape) * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("spec", [s for s in POOLED if s not in ("cls-layer:2", "concat-last:3")])
+def test_logits_agree_with_torch(spec, engine, tmp_path):
+    model = make_model(pooling=spec)
+    for parameter in model.pooling.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for buffer in model.pooling.buffers():
+        buffer.copy_(torch.rand(buffer.shape) + 0.1)
+    model.save(tmp_path / "model")
+    compile_model(tmp_path / "model", f"{engine}:fp32", tmp_path / "out", threads=1)
+    session, reference = open_session(tmp_path / "out", threads=1), TorchSession(model, "fp32", 1)
+    alone = [inputs_of([length]) for length in LENGTHS]
+    padded = [inputs_of([length], width=length + 9) for length in (1, 7)]
+    for batch in (*alone, *padded, inputs_of([128, 1, 7])):
+        expected = reference(**batch)
+        found = session(**batch)
+        assert np.isfinite(expected).all() and found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
+    assert reference(**inputs_of([128, 1, 7])).std(axis=0).max() > 1e-3
