@@ -9,11 +9,11 @@ from bertwright.verbs.export import ExportResult
 
 __all__ = ["show"]
 
-LOADS = {
-    "transformers": 'AutoModelForSequenceClassification.from_pretrained("{out}")',
-    "onnx": "bertwright predict --model {out} --input FILE",
-    "openvino": "bertwright predict --model {out} --input FILE",
+AUTO_CLASSES = {
+    "tag": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
 }
+"""By task, where it is another than that of one answer a text."""
 
 
 def show(result: ExportResult, *, as_json: bool = False) -> int:
@@ -27,5 +27,15 @@ def show(result: ExportResult, *, as_json: bool = False) -> int:
             f"{parity['mean_abs']:.2g} on average, {parity['max_abs']:.2g} at most; "
             f"{parity['label_agreement']:.1%} of the labels agree"
         )
-    remark("load it: " + LOADS[result.format].format(out=out))
+    remark(f"load it: {_how_to_load(result, out)}")
     return 0
+
+
+def _how_to_load(result: ExportResult, out: str) -> str:
+    if result.format == "sentence-transformers":
+        return f'SentenceTransformer("{out}")'
+    if result.format == "transformers":
+        task = result.task.partition(":")[0]
+        auto = AUTO_CLASSES.get(task, "AutoModelForSequenceClassification")
+        return f'{auto}.from_pretrained("{out}")'
+    return f"bertwright predict --model {out} --input FILE"

@@ -74,10 +74,10 @@ class PredictorRunner:
 
 
 class PipelineRunner:
-    """The obvious alternative: `transformers`' own text-classification pipeline in fp32.
+    """The obvious alternative: `transformers`' own pipeline for texts or for tokens, in fp32.
 
-    `path` is an exported stock model. Texts longer than `max_length` tokens are cut as ours are,
-    because the pipeline would stop on them.
+    `path` is an exported stock model. Texts longer than `max_length` tokens are cut, because the
+    pipeline would stop on them.
     """
 
     engine = "transformers"
@@ -89,13 +89,20 @@ class PipelineRunner:
 
         torch.set_num_threads(request["threads"])
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(request["path"])
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            request["path"], dtype=torch.float32
-        )
+        config = transformers.AutoConfig.from_pretrained(request["path"])
         self.max_length = request["max_length"] or self.tokenizer.model_max_length
+        name = str((config.architectures or [""])[0])
+        self.options: dict[str, Any] = {}
+        if name.endswith("ForTokenClassification"):
+            kind, auto = "token-classification", transformers.AutoModelForTokenClassification
+            self.tokenizer.model_max_length = self.max_length
+            self.options = {"aggregation_strategy": "first"}
+        else:
+            kind, auto = "text-classification", transformers.AutoModelForSequenceClassification
+            self.options = {"truncation": True, "max_length": self.max_length}
         self.pipeline: Callable[..., Any] = transformers.pipeline(
-            "text-classification",
-            model=model,
+            kind,
+            model=auto.from_pretrained(request["path"], dtype=torch.float32),
             tokenizer=self.tokenizer,
             batch_size=request["batch_size"],
             device="cpu",
@@ -107,7 +114,7 @@ class PipelineRunner:
         if "text_b" in rows:
             pairs = zip(inputs, rows["text_b"], strict=True)
             inputs = [{"text": a, "text_pair": b} for a, b in pairs]
-        return self.pipeline(inputs, truncation=True, max_length=self.max_length)
+        return self.pipeline(inputs, **self.options)
 
     def count_tokens(self, rows: Rows) -> int:
         """Return the number of real tokens of all rows."""

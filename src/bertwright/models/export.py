@@ -1,4 +1,4 @@
-"""Writing a `TaskModel` as a stock `transformers` classifier."""
+"""Writing a `TaskModel` as a stock model of `transformers`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from bertwright.errors import ParityError, UnsupportedRoleError
 from bertwright.files import atomic_dir
 from bertwright.models.encoder import quiet_transformers
+from bertwright.models.export_tokens import (
+    STOCK_TOKEN_MODELS,
+    to_stock_token_model,
+    token_logits,
+)
 from bertwright.models.heads import ClassificationHead, StockHead
 from bertwright.models.heads.stock import StockForm, get_stock_form
 from bertwright.models.outputs import OutputScale
@@ -31,8 +36,10 @@ _PROBLEM_TYPES: dict[str, Any] = {
 
 
 def export_transformers(model_or_dir: TaskModel | str | Path, out_dir: str | Path) -> Path:
-    """Write the model so that `AutoModelForSequenceClassification.from_pretrained` loads it.
+    """Write the model so that `transformers` alone loads it.
 
+    It is loaded by `AutoModelForSequenceClassification`; a model for tags by
+    `AutoModelForTokenClassification`, one for answers by `AutoModelForQuestionAnswering`.
     What was written is loaded again and its logits compared with the model's own, on rows of
     length 1, padded and unpadded. XLNet is to be padded on the left, as its tokenizer does: its
     stock classifier reads the last position, padding or not.
@@ -45,20 +52,22 @@ def export_transformers(model_or_dir: TaskModel | str | Path, out_dir: str | Pat
         `out_dir`.
 
     Raises:
-        UnsupportedRoleError: no stock classifier of the family computes what this model does; says
-            which head and pooling would do.
+        UnsupportedRoleError: no stock model of the family computes what this model does; says which
+            head and pooling would do.
         ParityError: the written model's logits differ by more than 1e-5.
     """
     model = model_or_dir if isinstance(model_or_dir, TaskModel) else TaskModel.load(model_or_dir)
-    stock = to_stock_classifier(model)
+    stock_token_model = STOCK_TOKEN_MODELS.get(model.task.partition(":")[0])
+    if stock_token_model is None:
+        auto, stock = AutoModelForSequenceClassification, to_stock_classifier(model)
+    else:
+        auto, stock = stock_token_model.auto, to_stock_token_model(model)
     with atomic_dir(out_dir) as folder:
         with quiet_transformers():
             stock.save_pretrained(folder)
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(folder)
-            loaded = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True
-            )
+            loaded = auto.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         _check_parity(model, loaded.eval())
     return Path(out_dir)
 
@@ -71,7 +80,7 @@ def to_stock_classifier(model: TaskModel) -> PreTrainedModel:
     """
     if model.outputs.level == "token" or model.outputs.kind == "vectors":
         raise UnsupportedRoleError(
-            f"a model for {model.task} is not written for transformers yet",
+            f"transformers has no model for {model.task}",
             hint="export it to onnx or openvino",
         )
     form = get_stock_form(model.encoder.config)
@@ -196,6 +205,8 @@ def _difference(model: TaskModel, stock: PreTrainedModel, lengths: tuple[int, ..
     if model.uses_token_types:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     own = next(model.parameters()).device
-    logits = model(**{k: v.to(own) for k, v in inputs.items()}).logits
-    theirs = stock(**{k: v.to(device) for k, v in inputs.items()}).logits
-    return float((logits.cpu() - theirs.cpu()).abs().max())
+    logits = model(**{k: v.to(own) for k, v in inputs.items()}).logits.cpu()
+    theirs = token_logits(stock(**{k: v.to(device) for k, v in inputs.items()})).cpu()
+    if logits.ndim == 3:
+        logits, theirs = logits[real], theirs[real]
+    return float((logits - theirs).abs().max())

@@ -95,6 +95,8 @@ class ExportResult:
 
     out: Path
     format: str
+    task: str
+    """Of the model, with its options."""
     precision: str
     size_mb: float
     parity: dict[str, Any]
@@ -122,6 +124,7 @@ def export(config: ExportConfig) -> ExportResult:
     return ExportResult(
         out=out,
         format=config.format,
+        task=saved_task(str(source))[0].spec,
         precision=config.precision,
         size_mb=folder_size_mb(out),
         parity=parity,

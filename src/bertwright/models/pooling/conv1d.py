@@ -48,7 +48,7 @@ class Conv1dPooling(Pooling):
         needs="Training: at the start it is random.",
         cost="3 number (D + number) parameters.",
         expected_effect="Within noise of cls when fine-tuned.",
-        expected_source="No isolated figure; measured in docs/poolings.md.",
+        expected_source="The paper has no figure that isolates it.",
         when_to_use="Where phrases decide and the encoder stays frozen.",
         when_not_to_use="With few rows.",
         siblings="max is the same without the convolutions.",

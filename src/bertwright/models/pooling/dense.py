@@ -25,7 +25,7 @@ class DensePooling(Pooling):
         needs="Training: at the start the layer is random.",
         cost="D times number parameters.",
         expected_effect="Smaller vectors for little score, where it is trained.",
-        expected_source="No isolated figure; measured in docs/poolings.md.",
+        expected_source="The paper has no figure that isolates it.",
         when_to_use="For vectors of a wanted width, trained.",
         when_not_to_use="Frozen: a random layer only loses.",
         siblings="mean is what goes into it; pooler does the same above cls.",

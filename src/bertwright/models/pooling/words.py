@@ -122,7 +122,7 @@ class TfidfPooling(WordWeights):
         needs="Training texts; no labels.",
         cost="One number a vocabulary entry.",
         expected_effect="On static vectors a few points of STS; on contextual states near nothing.",
-        expected_source="Measured in docs/poolings.md; no figure of the paper isolates it.",
+        expected_source="The paper has no figure that isolates it.",
         when_to_use="On encoders whose states are near word vectors.",
         when_not_to_use="Fine-tuned: attention can weigh words by itself.",
         siblings="sif weighs by frequency and removes a common direction; mean weighs all alike.",
