@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "serve": {"engines", "evaluate", "models", "data"},
     "scale": {"engines", "evaluate", "models", "data"},
     "insight": {"engines", "evaluate", "models", "data"},
-    "verbs": {*TO_COMPRESS, "serve", "scale", "insight"},
+    "features": {"data", "models"},
+    "verbs": {*TO_COMPRESS, "serve", "scale", "insight", "features"},
 }
 # These know everything, and nobody imports them.
 OUTSIDE = {"cli", "__init__", "__main__"}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     demo: Callable[..., Any]
     distil: Callable[..., Any]
     doctor: Callable[..., Any]
+    embed: Callable[..., Any]
     evaluate: Callable[..., Any]
     export: Callable[..., Any]
     finetune: Callable[..., Any]
@@ -42,6 +43,7 @@ __all__ = [
     "demo",
     "distil",
     "doctor",
+    "embed",
     "evaluate",
     "export",
     "finetune",

@@ -143,7 +143,7 @@ class TaskModel(nn.Module):
         self.pooling: Pooling | None = None
         """None where there are outputs a token."""
         if outputs.level != "token":
-            self.pooling = build_pooling(str(config.pooling), _shape_of(roles))
+            self.pooling = build_pooling(str(config.pooling), self.encoder_shape)
         width = self.pooling.width if self.pooling else None
         self.head = build_head(encoder.config, outputs, config, names, width=width)
         if isinstance(self.head, VectorHead):
@@ -164,6 +164,18 @@ class TaskModel(nn.Module):
     def roles(self) -> Roles:
         """Where the encoder keeps its parts."""
         return get_roles(self.encoder)
+
+    @property
+    def encoder_shape(self) -> EncoderShape:
+        """What a pooling has to know of the encoder."""
+        config = self.encoder.config
+        return EncoderShape(
+            width=int(config.hidden_size),
+            num_layers=self.roles.num_layers,
+            num_heads=int(config.num_attention_heads),
+            vocab_size=int(config.vocab_size),
+            cls_at_end=self.roles.cls_at_end,
+        )
 
     @property
     def uses_token_types(self) -> bool:
@@ -434,17 +446,6 @@ def build_task_model(
     if model.pooling is not None:
         model.pooling.start(read)
     return model.eval()
-
-
-def _shape_of(roles: Roles) -> EncoderShape:
-    config = roles.encoder.config
-    return EncoderShape(
-        width=int(config.hidden_size),
-        num_layers=roles.num_layers,
-        num_heads=int(config.num_attention_heads),
-        vocab_size=int(config.vocab_size),
-        cls_at_end=roles.cls_at_end,
-    )
 
 
 def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:

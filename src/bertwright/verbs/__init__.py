@@ -107,6 +107,12 @@ _ENTRIES = (
         group="Use it",
     ),
     VerbEntry(
+        name="embed",
+        config_name="EmbedConfig",
+        help="write vectors of texts: any pooling, after any layer",
+        group="Use it",
+    ),
+    VerbEntry(
         name="export",
         config_name="ExportConfig",
         help="write it for transformers, ONNX Runtime or OpenVINO",

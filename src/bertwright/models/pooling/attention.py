@@ -46,6 +46,7 @@ class AttentionPooling(Pooling):
         departures="Scores are divided by sqrt(D); q starts at 0 and not at random.",
     )
     number_is = "width"
+    random_at_first = True
     reads_layers = True
 
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:

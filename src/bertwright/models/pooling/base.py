@@ -90,8 +90,8 @@ class Pooling(nn.Module, ABC):
     """What the number after the colon says: "layer", "layers", "width"; None: there is none."""
     reads_layers: ClassVar[bool] = False
     """Whether it reads states other than those that the encoder returns."""
-    fits_rows: ClassVar[bool] = False
-    """Whether it takes something from the training rows before the training."""
+    random_at_first: ClassVar[bool] = False
+    """Whether it says nothing until it is trained."""
 
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
         """Build it for an encoder of this shape.

@@ -78,6 +78,7 @@ class ParallelPooling(Pooling):
         ),
     )
     number_is = "layers"
+    random_at_first = True
     reads_layers = True
     adds_above = False
 

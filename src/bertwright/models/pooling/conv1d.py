@@ -55,6 +55,7 @@ class Conv1dPooling(Pooling):
         departures="One kernel width, two layers. Padding is masked before and after each.",
     )
     number_is = "channels"
+    random_at_first = True
 
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
         super().__init__(shape, number)

@@ -32,6 +32,7 @@ class DensePooling(Pooling):
         departures="None.",
     )
     number_is = "width"
+    random_at_first = True
 
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
         super().__init__(shape, number)

@@ -40,6 +40,8 @@ class PoolerPooling(Pooling):
         departures="None.",
     )
 
+    random_at_first = True
+
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
         super().__init__(shape, number)
         self.dense = nn.Linear(shape.width, shape.width)

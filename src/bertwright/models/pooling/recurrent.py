@@ -38,6 +38,7 @@ class LstmPooling(Pooling):
         departures="None.",
     )
     number_is = "units"
+    random_at_first = True
     reads_layers = True
     cell: type[nn.LSTM] | type[nn.GRU] = nn.LSTM
 

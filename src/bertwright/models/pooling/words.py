@@ -5,11 +5,12 @@ Shapes: B batch, L length, D model width, V vocabulary, N texts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from bertwright.card import MethodCard
 from bertwright.models.pooling.base import EncoderShape, Pooling, States
@@ -22,9 +23,18 @@ __all__ = [
     "main_direction",
     "sif_weights",
     "weighted_mean",
+    "weightless_ids",
 ]
 
 SIF_A = 1e-3
+_MOST_TEXTS = 2000
+
+
+def weightless_ids(tokenizer: PreTrainedTokenizerBase | None) -> set[int]:
+    """Return the special tokens, but for the one of unknown words: that one is a word."""
+    if tokenizer is None:
+        return set()
+    return {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
 
 
 def weighted_mean(hidden: Tensor, weights: Tensor) -> Tensor:
@@ -78,7 +88,6 @@ def main_direction(vectors: np.ndarray) -> np.ndarray:
 class WordWeights(Pooling):
     """A mean of the tokens' states, weighted by token."""
 
-    fits_rows = True
     weights: Tensor
     """[V]; ones until they are fitted, so that it is the mean."""
 
@@ -89,6 +98,21 @@ class WordWeights(Pooling):
     def weigh(self, texts: Iterable[np.ndarray]) -> np.ndarray:
         """Return the weight of each token id, [V], from the token ids of texts."""
         raise NotImplementedError
+
+    def fit(
+        self,
+        texts: Sequence[np.ndarray],
+        special_ids: Collection[int],
+        vectors_of: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        """Set all that comes from the training texts.
+
+        Args:
+            texts: the token ids of each text.
+            special_ids: tokens that weigh nothing.
+            vectors_of: from the positions of some texts to their vectors by this pooling, [n, D].
+        """
+        self.fit_weights(texts, special_ids)
 
     def fit_weights(self, texts: Iterable[np.ndarray], special_ids: Collection[int]) -> None:
         """Set the weights from the training texts; special tokens weigh nothing.
@@ -170,6 +194,21 @@ class SifPooling(WordWeights):
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
         super().__init__(shape, number)
         self.register_buffer("direction", torch.zeros(shape.width))
+
+    def fit(
+        self,
+        texts: Sequence[np.ndarray],
+        special_ids: Collection[int],
+        vectors_of: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        """Set weights and direction; the latter from at most 2,000 texts."""
+        super().fit(texts, special_ids, vectors_of)
+        self.direction.zero_()
+        drawn = np.arange(len(texts))
+        if len(texts) > _MOST_TEXTS:
+            rng = np.random.default_rng(0)
+            drawn = np.sort(rng.choice(len(texts), _MOST_TEXTS, replace=False))
+        self.direction.copy_(torch.from_numpy(main_direction(vectors_of(drawn))))
 
     def weigh(self, texts: Iterable[np.ndarray]) -> np.ndarray:
         """Return a / (a + frequency) of each token id."""
