@@ -5,7 +5,6 @@ Shapes: N features, B batch, L length, W width of a vector.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -177,7 +176,7 @@ class Extractor:
             found[name] = pooled if dense is None else dense(pooled)
         return found
 
-    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 

@@ -90,14 +90,15 @@ class ParallelPooling(Pooling):
 
     def forward(self, states: States) -> Tensor:
         """Return [B, D]."""
-        above: Tensor | None = None
-        found = []
+        padding = ~states.mask.unsqueeze(-1)
+        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for place, block in enumerate(self.blocks, start=1):
-            hidden = states.layers[-place].masked_fill(~states.mask.unsqueeze(-1), 0.0)
-            if self.adds_above and above is not None:
-                hidden = hidden + above
-            above = block(hidden, states.mask)
-            read = States(layers=(above,), mask=states.mask, ids=states.ids)
+            hidden = states.layers[-place].masked_fill(padding, 0.0)
+            if self.adds_above and outputs:
+                hidden = hidden + outputs[-1]
+            outputs.append(block(hidden, states.mask))
+            read = States(layers=(outputs[-1],), mask=states.mask, ids=states.ids)
             found.append(self.cls(read))
         return torch.stack(found).mean(dim=0)
 

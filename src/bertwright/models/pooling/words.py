@@ -34,7 +34,8 @@ def weightless_ids(tokenizer: PreTrainedTokenizerBase | None) -> set[int]:
     """Return the special tokens, but for the one of unknown words: that one is a word."""
     if tokenizer is None:
         return set()
-    return {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    unknown = tokenizer.unk_token_id
+    return {int(token) for token in tokenizer.all_special_ids if token != unknown}
 
 
 def weighted_mean(hidden: Tensor, weights: Tensor) -> Tensor:
