@@ -156,6 +156,37 @@ def test_disagreements_are_grouped_and_cut(tmp_path: Path) -> None:
     assert "the same answer on every row" in empty.text
 
 
+def test_numbers_are_told_by_how_far_apart_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"row {n}", "label": "3.0", "teacher": "2.5", "chosen": f"{2.5 - gap:g}"}
+        | {"teacher_score": None, "chosen_score": None, "gap": gap}
+        for n, gap in enumerate((2.0, 1.0, 0.5))
+    ]
+    html, page = render(tmp_path, make_frontier(), {"disagreements": rows})
+    assert "differs from the teacher’s on 3 rows." in page.text
+    assert "The farthest apart come first 3 rows" in page.text and "True number" in page.text
+    assert page.text.index("row 0") < page.text.index("row 2")
+    assert "✗" not in html and "the chosen model is wrong" not in page.text
+
+
+def test_the_test_against_the_teacher_is_named(tmp_path: Path) -> None:
+    frontier = make_frontier()
+    assert "exact McNemar" in render(tmp_path, frontier, {})[1].text
+    for candidate in frontier["candidates"]:
+        candidate["p_test"] = "paired bootstrap"
+    assert (
+        "Test against the teacher (paired bootstrap): p = "
+        in render(tmp_path, frontier, {})[1].text
+    )
+
+
+def test_a_baseline_in_torch_is_not_called_a_pipeline(tmp_path: Path) -> None:
+    frontier = make_frontier()
+    frontier["baseline"] |= {"name": "pipeline", "engine": "torch"}
+    page = render(tmp_path, frontier, {})[1]
+    assert "pipeline" not in page.text.partition("All candidates")[2].partition("Training")[0]
+
+
 def test_every_string_is_escaped(tmp_path: Path) -> None:
     evil = '</script><script>alert("x")</script>"\'<img src=x onerror=alert(1)>&'
     frontier, extras = make_frontier(), make_extras(2)

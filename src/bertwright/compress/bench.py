@@ -153,7 +153,7 @@ def baseline_target(
     except (UnsupportedRoleError, ParityError) as error:
         note = (
             f"The baseline is the teacher in {REFERENCE}, not through transformers' pipeline: "
-            f"{error.message}"
+            f"{error.message}."
         )
         console.print(f"[yellow]{note}[/]")
         return Target(name=BASELINE, path=teacher_dir, spec=str(REFERENCE)), note

@@ -38,6 +38,7 @@ def candidate_record(
         "kept_low": kept.low,
         "kept_high": kept.high,
         "p_value": judged.p_value_against(reference.judged),
+        "p_test": "exact McNemar" if judged.right_or_wrong else "paired bootstrap",
         "speedup": speedup,
     }
 
@@ -102,7 +103,10 @@ def _confusion(reference: Scores, chosen: Scores) -> dict[str, Any] | None:
 
 
 def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:
-    """Return the dev rows on which the teacher and the chosen model give different answers."""
+    """Return the dev rows on which the teacher and the chosen model give different answers.
+
+    Where all answers are numbers, each has the `gap` between them, and the widest come first.
+    """
     pairs = zip(reference.answers, chosen.answers, strict=True)
     rows = [row for row, (theirs, own) in enumerate(pairs) if theirs != own]
     part = dev.select(rows)
@@ -121,4 +125,17 @@ def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[st
         if texts_b is not None:
             entry["text_b"] = texts_b[place]
         found.append(entry)
+    answers = (*reference.answers, *chosen.answers, *reference.truths)
+    if not reference.label_names and all(map(_is_number, answers)):
+        for entry in found:
+            entry["gap"] = abs(float(entry["teacher"]) - float(entry["chosen"]))
+        found.sort(key=lambda entry: -entry["gap"])
     return found
+
+
+def _is_number(words: str) -> bool:
+    try:
+        float(words)
+    except ValueError:
+        return False
+    return True

@@ -44,6 +44,12 @@ class Judged:
         """[N], whose mean is the score; None where the score is no mean over rows."""
         return self.task.row_scores(self.statistics)
 
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether each row is either right or wrong."""
+        scores = self.row_scores
+        return scores is not None and _binary(scores)
+
     def interval(self, *, num_resamples: int = 2000, seed: int = 0) -> Interval:
         """Return the score with its 95% percentile bootstrap interval over rows."""
         scores = self.row_scores
@@ -77,7 +83,7 @@ class Judged:
         Where rows are right or wrong it is the exact McNemar test, else the paired bootstrap.
         """
         own, others = self.row_scores, other.row_scores
-        if own is not None and others is not None and _binary(own) and _binary(others):
+        if own is not None and others is not None and self.right_or_wrong and other.right_or_wrong:
             return mcnemar_exact(own, others).p
         return paired_bootstrap_p(
             self._score_of,

@@ -53,7 +53,7 @@ def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: 
             `met` (bool), `failed_constraints` (a list of words, or of objects with `constraint`,
             `limit`, `value`), `dropped` ({name: reason}, or a list of objects with `name` and
             `reason`) and `seeds` (as `summarise_seeds` returns); a candidate may have `p_value`
-            (McNemar against the teacher) and `dropped` (the reason).
+            (against the teacher, by the test that `p_test` names) and `dropped` (the reason).
         extras: any of `curves` {name: rows of metrics.jsonl}, `confusion` {"labels", "teacher",
             "chosen"} with counts [true][predicted], `disagreements` [{"text", "label", "teacher",
             "chosen", "teacher_score", "chosen_score"}] with an optional `text_b`, `data`
@@ -80,6 +80,8 @@ def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: 
 def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
     teacher, baseline = dict(frontier["teacher"]), dict(frontier["baseline"])
     teacher.setdefault("name", "teacher")
+    if baseline.get("engine") == "torch":
+        baseline["name"] = "baseline"
     baseline.setdefault("name", "baseline")
     scored = [dict(c) for c in frontier["candidates"] if not c.get("dropped")]
     chosen = next((c for c in scored if c["name"] == frontier["chosen"]), None)
@@ -224,9 +226,8 @@ def _verdict(chosen: Mapping[str, Any] | None, budget: Mapping[str, Any]) -> dic
             if p < 0.05
             else "no difference from the teacher shown on these rows"
         )
-        verdict["mcnemar"] = (
-            f"Exact McNemar test against the teacher: p = {_p_value(p)}, {meaning}."
-        )
+        test = chosen.get("p_test", "exact McNemar")
+        verdict["p_value"] = f"Test against the teacher ({test}): p = {_p_value(p)}, {meaning}."
     low, high, asked = chosen.get("kept_low"), chosen.get("kept_high"), budget.get("keep")
     if low is not None:
         until = "" if high is None else f" to {_share(high)}"
@@ -451,18 +452,24 @@ def _shaded_row(index: int, counts: Sequence[int]) -> list[dict[str, Any]]:
 def _disagreements(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
     if rows is None:
         return None
-    kinds: dict[str, list[dict[str, Any]]] = {"lost": [], "gained": [], "both": []}
+    kinds: dict[str, list[dict[str, Any]]] = {"lost": [], "gained": [], "both": [], "far": []}
     for row in rows:
         right_t, right_c = row["teacher"] == row["label"], row["chosen"] == row["label"]
-        kind = "lost" if right_t else "gained" if right_c else "both"
+        kind = "far" if "gap" in row else "lost" if right_t else "gained" if right_c else "both"
         kinds[kind].append({"text_b": None, "teacher_score": None, "chosen_score": None, **row})
     titles = {
         "lost": "The teacher was right, the chosen model is wrong",
         "gained": "The chosen model is right, the teacher was wrong",
         "both": "Both are wrong, in different ways",
+        "far": "The farthest apart come first",
     }
     groups = [
-        {"title": titles[kind], "count": len(found), "rows": found[:MAX_DISAGREEMENTS]}
+        {
+            "title": titles[kind],
+            "count": len(found),
+            "rows": found[:MAX_DISAGREEMENTS],
+            "judged": kind != "far",
+        }
         for kind, found in kinds.items()
         if found
     ]
