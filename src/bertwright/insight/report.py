@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from bertwright.files import atomic_write_text
+from bertwright.insight.answers import confusion_view, disagreement_view
 from bertwright.insight.charts import (
     SHAPES,
     Plot,
@@ -18,15 +19,10 @@ from bertwright.insight.charts import (
     layout_frontier,
     marker_path,
 )
+from bertwright.insight.formats import FILTERS, milliseconds, p_value, score_formatter, share
 
 __all__ = ["render_report"]
 
-MAX_MATRIX_LABELS = 12
-"""With more labels a confusion matrix cannot be read; the most confused pairs are shown then."""
-MAX_PAIRS = 15
-MAX_LABEL_CHANGES = 10
-MAX_DISAGREEMENTS = 40
-"""Rows shown of each kind of disagreement."""
 MAX_CURVE_LABELS = 12
 
 _MAIN_FAMILIES = ("theseus", "distil", "control")
@@ -42,7 +38,6 @@ _CONSTRAINTS = (
     ("max_latency_ms", "latency_p50_ms", "Latency of one text (p50)", "at most"),
     ("max_size_mb", "size_mb", "Size on disk", "at most"),
 )
-_PERCENT_METRICS = ("accuracy", "f1", "precision", "recall")
 
 
 def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: str | Path) -> Path:
@@ -70,7 +65,7 @@ def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
+    environment.filters.update(FILTERS)
     page = environment.get_template("report.html").render(_context(frontier, extras))
     path = Path(path)
     atomic_write_text(path, page)
@@ -98,7 +93,7 @@ def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str
     return {
         "title": extras.get("title") or "Compression report",
         "primary": primary,
-        "score": _score_formatter(primary),
+        "score": score_formatter(primary),
         "teacher": teacher,
         "baseline": baseline,
         "chosen": chosen,
@@ -116,8 +111,8 @@ def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str
         "dropped": _dropped(frontier),
         "seeds": frontier.get("seeds") or extras.get("seeds") or [],
         "curves": _curve_plots(extras.get("curves") or {}, scored, teacher, chosen, primary),
-        "confusion": _confusion(extras.get("confusion")),
-        "disagreements": _disagreements(extras.get("disagreements")),
+        "confusion": confusion_view(extras.get("confusion")),
+        "disagreements": disagreement_view(extras.get("disagreements")),
         "data": extras.get("data") or {},
         "notes": extras.get("notes") or [],
         "machine": frontier.get("machine") or {},
@@ -227,12 +222,12 @@ def _verdict(chosen: Mapping[str, Any] | None, budget: Mapping[str, Any]) -> dic
             else "no difference from the teacher shown on these rows"
         )
         test = chosen.get("p_test", "exact McNemar")
-        verdict["p_value"] = f"Test against the teacher ({test}): p = {_p_value(p)}, {meaning}."
+        verdict["p_value"] = f"Test against the teacher ({test}): p = {p_value(p)}, {meaning}."
     low, high, asked = chosen.get("kept_low"), chosen.get("kept_high"), budget.get("keep")
     if low is not None:
-        until = "" if high is None else f" to {_share(high)}"
+        until = "" if high is None else f" to {share(high)}"
         rows = f" on {chosen['num_rows']:,} evaluation rows" if chosen.get("num_rows") else ""
-        verdict["kept"] = f"The 95% interval of the share kept is from {_share(low)}{until}{rows}."
+        verdict["kept"] = f"The 95% interval of the share kept is from {share(low)}{until}{rows}."
         if asked is not None and low < asked <= (chosen.get("kept") or 0):
             verdict["kept"] += (
                 f" Its lower end is below the {_in_units('keep', asked)} asked for: "
@@ -251,7 +246,7 @@ def _frontier_plot(
     width: float,
     height: float,
 ) -> Plot | None:
-    score = _score_formatter(primary)
+    score = score_formatter(primary)
     models = []
 
     def add(model: Mapping[str, Any], rank: int, css: str, shape: str, label: str | None) -> None:
@@ -306,7 +301,7 @@ def _point_title(model: Mapping[str, Any], score: Any) -> str:
         parts[0] += f" ({score(model['score_low'])} to {score(model['score_high'])})"
     parts.append(f"{model['throughput_texts_s']:,.0f} texts/s")
     if model.get("latency_p50_ms") is not None:
-        parts.append(f"{_milliseconds(model['latency_p50_ms'])} ms a text")
+        parts.append(f"{milliseconds(model['latency_p50_ms'])} ms a text")
     if model.get("size_mb") is not None:
         parts.append(f"{model['size_mb']:.1f} MB")
     return ", ".join(parts)
@@ -361,7 +356,7 @@ def _curve_plots(
 
     return {
         "loss": plots("loss", lambda v: f"{v:.3g}", label_all=False),
-        "dev": plots(f"eval_{primary}", _score_formatter(primary), label_all=few),
+        "dev": plots(f"eval_{primary}", score_formatter(primary), label_all=few),
     }
 
 
@@ -388,145 +383,3 @@ def _curve_style(
         if candidate["name"].startswith(curve) or curve.startswith(str(candidate["method"])):
             return candidate["family"]["css"]
     return "other"
-
-
-def _confusion(confusion: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if not confusion:
-        return None
-    labels = [str(label) for label in confusion["labels"]]
-    teacher, chosen = confusion["teacher"], confusion["chosen"]
-    if len(labels) <= MAX_MATRIX_LABELS:
-        sides = [("Teacher", teacher), ("Chosen model", chosen)]
-        return {
-            "labels": labels,
-            "matrices": [
-                {"title": title, "rows": [_shaded_row(i, row) for i, row in enumerate(counts)]}
-                for title, counts in sides
-            ],
-        }
-    size = range(len(labels))
-    pairs = [
-        {
-            "label": labels[i],
-            "predicted": labels[j],
-            "teacher": teacher[i][j],
-            "chosen": chosen[i][j],
-        }
-        for i in size
-        for j in size
-        if i != j and (teacher[i][j] or chosen[i][j])
-    ]
-    pairs.sort(key=lambda p: (-max(p["teacher"], p["chosen"]), -p["chosen"], p["label"]))
-    changes = [
-        {
-            "label": labels[i],
-            "rows": sum(teacher[i]),
-            "teacher": teacher[i][i],
-            "chosen": chosen[i][i],
-        }
-        for i in size
-        if teacher[i][i] != chosen[i][i]
-    ]
-    changes.sort(key=lambda c: (c["chosen"] - c["teacher"], c["label"]))
-    most = max((max(p["teacher"], p["chosen"]) for p in pairs), default=1)
-    return {
-        "labels": labels,
-        "matrices": None,
-        "pairs": pairs[:MAX_PAIRS],
-        "num_pairs": len(pairs),
-        "most": most,
-        "losses": [c for c in changes if c["chosen"] < c["teacher"]][:MAX_LABEL_CHANGES],
-        "num_losses": sum(c["chosen"] < c["teacher"] for c in changes),
-        "num_gains": sum(c["chosen"] > c["teacher"] for c in changes),
-    }
-
-
-def _shaded_row(index: int, counts: Sequence[int]) -> list[dict[str, Any]]:
-    total = sum(counts) or 1
-    return [
-        {"count": count, "share": count / total, "right": column == index}
-        for column, count in enumerate(counts)
-    ]
-
-
-def _disagreements(rows: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
-    if rows is None:
-        return None
-    kinds: dict[str, list[dict[str, Any]]] = {"lost": [], "gained": [], "both": [], "far": []}
-    for row in rows:
-        right_t, right_c = row["teacher"] == row["label"], row["chosen"] == row["label"]
-        kind = "far" if "gap" in row else "lost" if right_t else "gained" if right_c else "both"
-        kinds[kind].append({"text_b": None, "teacher_score": None, "chosen_score": None, **row})
-    titles = {
-        "lost": "The teacher was right, the chosen model is wrong",
-        "gained": "The chosen model is right, the teacher was wrong",
-        "both": "Both are wrong, in different ways",
-        "far": "The farthest apart come first",
-    }
-    groups = [
-        {
-            "title": titles[kind],
-            "count": len(found),
-            "rows": found[:MAX_DISAGREEMENTS],
-            "judged": kind != "far",
-        }
-        for kind, found in kinds.items()
-        if found
-    ]
-    return {"count": len(rows), "groups": groups}
-
-
-def _score_formatter(primary: str) -> Any:
-    if primary.endswith(_PERCENT_METRICS):
-        return lambda value: "–" if value is None else f"{100 * value:.1f}%"
-    return lambda value: "–" if value is None else f"{value:.3f}"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
-
-
-def _milliseconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _times(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
-
-
-def _millions(value: float | None) -> str:
-    return "–" if value is None else f"{value / 1e6:.1f} M"
-
-
-def _plain(value: Any) -> str:
-    """Return a fact of the machine as words."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(item) for item in value) or "none"
-    return str(value)
-
-
-_FILTERS = {
-    "share": _share,
-    "p_value": _p_value,
-    "ms": _milliseconds,
-    "number": _number,
-    "times": _times,
-    "millions": _millions,
-    "plain": _plain,
-}
