@@ -45,6 +45,7 @@ from bertwright.errors import NonFiniteLossError, WorkerError
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_dir, write_json
+from bertwright.methods.replace.theseus import check_pooling_fits
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
@@ -97,6 +98,8 @@ def search(
     plans = plan_students(
         depth, depths=config.depths, methods=config.student_methods, seed=training.seed
     )
+    if any(plan.method == "theseus" for plan in plans):
+        check_pooling_fits(teacher)
     specs = wanted_specs(config.engines, config.tried_precisions)
     task = find_task(teacher.task)
     train_rows = _encode(rows.train, teacher, task.training_encoder)

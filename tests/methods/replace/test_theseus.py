@@ -21,7 +21,7 @@ from bertwright.methods.replace.theseus import (
     theseus_groups,
 )
 from bertwright.models.export import export_transformers
-from bertwright.models.task_model import TaskModel
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import find_task
 from bertwright.training.loop import train
 from methods.cases import (
@@ -249,3 +249,14 @@ def test_starting_from_other_layers():
     assert same_weights(weights(student), weights(reference))
     assert student.surgery == reference.surgery
     assert np.isfinite(logits_of(student, some_batch(tiny_rows(student))).numpy()).all()
+
+
+def test_a_pooling_of_inner_layers_is_refused():
+    model = tiny_teacher("bert")
+    config = ModelConfig(pooling="weighted-layers")
+    other = TaskModel(
+        model.encoder, task="classify", labels=model.labels, config=config, max_length=16
+    )
+    with pytest.raises(ConfigError, match="weighted-layers reads inner layers"):
+        apply_theseus(other, 2)
+    assert not theseus_groups(other)

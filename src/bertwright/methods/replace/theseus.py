@@ -28,6 +28,7 @@ __all__ = [
     "TheseusConfig",
     "TheseusGroup",
     "apply_theseus",
+    "check_pooling_fits",
     "finish_theseus",
     "freeze_predecessor",
     "replacement_rate",
@@ -120,11 +121,12 @@ def apply_theseus(
         The groups, lowest first.
 
     Raises:
-        ConfigError: the layers do not divide into so many equal groups.
+        ConfigError: the layers do not divide into so many equal groups, or the pooling reads them.
         UsageError: the model has been quantized.
         UnsupportedRoleError: the family cannot run groups in the place of layers.
     """
     refuse_quantized(model, "its layers cannot be replaced")
+    check_pooling_fits(model)
     roles = get_roles(model.encoder)
     layers = roles.layers
     members = split_groups(len(layers), num_layers)
@@ -136,6 +138,16 @@ def apply_theseus(
     ]
     roles.set_layers(groups)
     return groups
+
+
+def check_pooling_fits(model: TaskModel) -> None:
+    """Raise a ConfigError where the pooling reads inner layers: groups of them are replaced."""
+    if model.pooling is not None and model.pooling.reads_layers:
+        raise ConfigError(
+            f"--pooling {model.pooling.spec} reads inner layers, which BERT-of-Theseus replaces in "
+            "groups",
+            hint="take a teacher that pools the last layer (cls, mean, ...), or leave theseus out",
+        )
 
 
 def theseus_groups(model: TaskModel) -> list[TheseusGroup]:
