@@ -89,7 +89,7 @@ def layer_paths(model: TracedModel) -> dict[str, str]:
     """Return the parts that quantization can spare: name -> module path.
 
     They are the embeddings, each layer (those that share weights count once), the head, and the
-    pooling where it has learned anything.
+    pooling where it is more than a choice or a mean of tokens.
     """
     names = {id(module): name for name, module in model.named_modules()}
     parts: dict[str, nn.Module] = {"embeddings": model.roles.embeddings}
@@ -97,8 +97,9 @@ def layer_paths(model: TracedModel) -> dict[str, str]:
         if all(layer is not part for part in parts.values()):
             parts[f"layer {number}"] = layer
     parts["head"] = model.head
-    if model.pooling is not None and list(model.pooling.parameters()):
-        parts["pooling"] = model.pooling
+    pooling = model.pooling
+    if pooling is not None and (pooling.reads_layers or list(pooling.parameters())):
+        parts["pooling"] = pooling
     return {part: names[id(module)] for part, module in parts.items()}
 
 

@@ -165,7 +165,10 @@ class WkPooling(Pooling):
         expected_effect="On SBERT 3.5 points of STS over its mean; on raw BERT little.",
         expected_source="Wang and Kuo 2020, table 3: 72.59 to 76.09.",
         when_to_use="For sentence vectors of a frozen encoder that was tuned on sentences.",
-        when_not_to_use="Where the engine must be fast, or the encoder is fine-tuned with it.",
+        when_not_to_use=(
+            "Where the engine must be fast, the encoder is fine-tuned with it, or its layers are in "
+            "int8: the weights rest on small differences of layers."
+        ),
         siblings="weighted-layers learns the layers' weights; mean weighs tokens alike.",
         departures=(
             "Windows at the lower edge are the paper's; the authors' code leaves out lower "
