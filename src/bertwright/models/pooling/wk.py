@@ -166,7 +166,7 @@ class WkPooling(Pooling):
         expected_source="Wang and Kuo 2020, table 3: 72.59 to 76.09.",
         when_to_use="For sentence vectors of a frozen encoder that was tuned on sentences.",
         when_not_to_use=(
-            "Where the engine must be fast, the encoder is fine-tuned with it, or its layers are in "
+            "Where the engine must be fast, the encoder is fine-tuned with it, or layers are in "
             "int8: the weights rest on small differences of layers."
         ),
         siblings="weighted-layers learns the layers' weights; mean weighs tokens alike.",
