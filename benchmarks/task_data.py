@@ -22,7 +22,7 @@ SQUAD_DEV_SHARE = 0.05
 ARTICLE_ROWS = {"dev": 800, "test": 1600}
 ARTICLES = {"train": 22, "dev": 4}
 """Articles of SQuAD's dev file that passages are made of; the rest are for test."""
-QUESTIONS = {"train": 2000, "dev": 150, "test": 400}
+QUESTIONS = {"train": 1000, "dev": 60, "test": 250}
 PASSAGES = {"train": 4, "dev": 20, "test": 20}
 """Candidates a question has, the paragraph it was asked of among them."""
 
