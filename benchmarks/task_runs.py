@@ -124,7 +124,8 @@ def run_ours(run: Run, folder: Path, out: Path, args: argparse.Namespace) -> Non
     evaluate = [
         *("--model", str(run_dir), "--data", split_file(folder, "test"), "--json"),
         *("--threads", str(args.threads), "--repeats", "3", "--latency-rows", "1"),
-        *("--speed-rows", "500", *(("--max-rows", "120") if args.smoke else ())),
+        *("--speed-rows", "500" if run.features == 1 else "8"),
+        *(("--max-rows", "120") if args.smoke else ()),
     ]
     scored = json.loads(call([*bertwright, "evaluate", *evaluate], args))
     write_json(out, ours_result(run, run_dir, options, scored, args))
