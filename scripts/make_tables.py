@@ -20,7 +20,7 @@ from bertwright.errors import DataError
 from bertwright.files import atomic_write_text, read_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/tasks.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/poolings.md")
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
 
 
@@ -185,6 +185,20 @@ def senses_table(results: Path) -> str:
     return markdown_table(["layers", "nearest, nothing trained [95%]", "fine-tuned [95%]"], rows)
 
 
+def sts_poolings_table(results: Path) -> str:
+    """Spearman on the STS sets of frozen vectors, by pooling and year."""
+    path = results / "sts_poolings.json"
+    if not path.exists():
+        return ""
+    measured = read_json(path)["spearman"]
+    years = [year for year in next(iter(measured.values())) if year != "mean"]
+    rows = [
+        [name, *(f"{100 * found[year]:.1f}" for year in (*years, "mean"))]
+        for name, found in measured.items()
+    ]
+    return markdown_table(["vector", *years, "mean"], rows)
+
+
 def multitask_table(results: Path) -> str:
     """Each task's score by an encoder of its own and by the one that all share, and the tokens."""
     path = results / "tasks" / "multitask" / "three.json"
@@ -217,6 +231,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "task-frontiers": task_frontiers_table,
     "senses": senses_table,
     "multitask": multitask_table,
+    "sts-poolings": sts_poolings_table,
 }
 
 

@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,6 +147,18 @@ def predict(
         inputs = [{k: features[i][k] for k in ("input_ids", "token_type_ids")} for i in picks]
         found |= zip(picks, output(model(**collate(inputs, pad_id))).numpy(), strict=True)
     return [found[i] for i in range(len(features))]
+
+
+def trainer_options(args: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Return what the trainers of sentence-transformers are given, as `fit` has it."""
+    return {
+        **{"output_dir": folder, "num_train_epochs": args.epochs, "seed": args.seed},
+        **{"max_steps": args.max_steps or -1, "learning_rate": args.lr, "weight_decay": 0.01},
+        **{"per_device_train_batch_size": args.batch_size, "bf16": True, "use_cpu": True},
+        "warmup_steps": 0.1,  # a share of all steps
+        **{"save_strategy": "no", "logging_strategy": "no", "report_to": "none"},
+        "disable_tqdm": True,
+    }
 
 
 def finish(

@@ -74,22 +74,7 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = SentenceTransformerTrainer(
             model=model,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=folder,
-                num_train_epochs=args.epochs,
-                max_steps=args.max_steps or -1,
-                learning_rate=args.lr,
-                per_device_train_batch_size=args.batch_size,
-                weight_decay=0.01,
-                warmup_steps=0.1,  # a share of all steps
-                bf16=True,
-                use_cpu=True,
-                seed=args.seed,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-            ),
+            args=SentenceTransformerTrainingArguments(**common.trainer_options(args, folder)),
             train_dataset=pairs,
             loss=losses[args.loss](model),
         )

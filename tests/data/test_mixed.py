@@ -137,8 +137,9 @@ def test_annealed_shares_grow_more_equal(counts, num_epochs):
 
 
 def test_what_cannot_be_is_refused():
+    misspelt: Any = "anealed"
     with pytest.raises(UnknownChoiceError, match="did you mean 'annealed'"):
-        rows_of_epoch([1], "anealed", epoch=0, num_epochs=1)  # type: ignore[arg-type]
+        rows_of_epoch([1], misspelt, epoch=0, num_epochs=1)
     with pytest.raises(UnknownChoiceError, match="--sampling"):
         mixed_of(3, 4, sampling="equal")
     with pytest.raises(ConfigError, match="--temperature 0.5: must be at least 1"):

@@ -34,7 +34,9 @@ def test_of_right_and_wrong_rows_it_is_what_the_plain_functions_say():
     good, worse = answers(find_task("classify"), 0.1, 1), answers(find_task("classify"), 0.3, 2)
     assert good.score == good.row_scores.mean()
     assert worse.kept_of(good) == kept_interval(worse.row_scores, good.row_scores)
-    assert worse.p_value_against(good) == mcnemar_exact(worse.row_scores, good.row_scores).p < 0.01
+    test, p = worse.significance_against(good)
+    assert test == "exact McNemar"
+    assert p == mcnemar_exact(worse.row_scores, good.row_scores).p < 0.01
     assert 0 < good.lead_over(worse, level=0.99) < good.score - worse.score
     assert worse.lead_over(good, level=0.99) < 0
 
@@ -44,11 +46,12 @@ def test_of_other_scores_rows_of_both_are_drawn_together():
     kept = worse.kept_of(good, num_resamples=200)
     assert kept.score == pytest.approx(worse.score / good.score)
     assert kept.low < kept.score < kept.high < 1
-    assert worse.p_value_against(good, num_resamples=200) == pytest.approx(2 / 201)
+    test, p = worse.significance_against(good, num_resamples=200)
+    assert test == "paired bootstrap" and p == pytest.approx(2 / 201)
     assert good.lead_over(worse, level=0.99, num_resamples=200) > 0
     itself = good.kept_of(good, num_resamples=50)
     assert (itself.score, itself.low, itself.high) == (1.0, 1.0, 1.0)
-    assert good.p_value_against(good, num_resamples=50) == 1.0
+    assert good.significance_against(good, num_resamples=50)[1] == 1.0
     assert len(good) == N
 
 

@@ -250,6 +250,17 @@ def test_the_table_of_tasks_has_ours_beside_the_library(make_tables, tmp_path):
     assert make_tables.tasks_table(nothing) == make_tables.tags_table(nothing) == ""
 
 
+def test_the_table_of_poolings_has_a_row_a_vector(make_tables, tmp_path):
+    assert make_tables.sts_poolings_table(tmp_path) == ""
+    spearman = {"mean": {"2012": 0.7, "2013": 0.8, "mean": 0.75}}
+    (tmp_path / "sts_poolings.json").write_text(json.dumps({"spearman": spearman}))
+    assert make_tables.sts_poolings_table(tmp_path).splitlines() == [
+        "| vector | 2012 | 2013 | mean |",
+        "| --- | ---: | ---: | ---: |",
+        "| mean | 70.0 | 80.0 | 75.0 |",
+    ]
+
+
 def test_the_tables_of_senses_and_of_several_tasks(make_tables, tmp_path):
     def scored(score, **more):
         return {"score": score, "score_low": score - 0.1, "score_high": score + 0.1, **more}

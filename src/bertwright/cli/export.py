@@ -5,15 +5,10 @@ from __future__ import annotations
 from rich.markup import escape
 
 from bertwright.cli.tables import remark
+from bertwright.models.export import stock_class
 from bertwright.verbs.export import ExportResult
 
 __all__ = ["show"]
-
-AUTO_CLASSES = {
-    "tag": "AutoModelForTokenClassification",
-    "span": "AutoModelForQuestionAnswering",
-}
-"""By task, where it is another than that of one answer a text."""
 
 
 def show(result: ExportResult, *, as_json: bool = False) -> int:
@@ -35,7 +30,5 @@ def _how_to_load(result: ExportResult, out: str) -> str:
     if result.format == "sentence-transformers":
         return f'SentenceTransformer("{out}")'
     if result.format == "transformers":
-        task = result.task.partition(":")[0]
-        auto = AUTO_CLASSES.get(task, "AutoModelForSequenceClassification")
-        return f'{auto}.from_pretrained("{out}")'
+        return f'{stock_class(result.task).__name__}.from_pretrained("{out}")'
     return f"bertwright predict --model {out} --input FILE"

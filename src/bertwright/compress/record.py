@@ -27,6 +27,7 @@ def candidate_record(
     """Return a candidate as frontier.json has it; kept is a share of the reference's score."""
     judged = compiled.scores.judged
     kept = judged.kept_of(reference.judged)
+    test, p_value = judged.significance_against(reference.judged)
     return {
         "name": compiled.name,
         "method": compiled.method,
@@ -37,8 +38,8 @@ def candidate_record(
         "kept": kept.score,
         "kept_low": kept.low,
         "kept_high": kept.high,
-        "p_value": judged.p_value_against(reference.judged),
-        "p_test": "exact McNemar" if judged.right_or_wrong else "paired bootstrap",
+        "p_value": p_value,
+        "p_test": test,
         "speedup": speedup,
     }
 
@@ -55,7 +56,7 @@ def test_record(scores: Scores, reference: Scores) -> dict[str, Any]:
         "test_kept": kept.score,
         "test_kept_low": kept.low,
         "test_kept_high": kept.high,
-        "test_p_value": scores.judged.p_value_against(reference.judged),
+        "test_p_value": scores.judged.significance_against(reference.judged)[1],
     }
 
 
@@ -105,7 +106,7 @@ def _confusion(reference: Scores, chosen: Scores) -> dict[str, Any] | None:
 def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:
     """Return the dev rows on which the teacher and the chosen model give different answers.
 
-    Where all answers are numbers, each has the `gap` between them, and the widest come first.
+    Where answers are numbers, each has the `gap` between them, and the widest come first.
     """
     pairs = zip(reference.answers, chosen.answers, strict=True)
     rows = [row for row, (theirs, own) in enumerate(pairs) if theirs != own]
@@ -125,17 +126,8 @@ def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[st
         if texts_b is not None:
             entry["text_b"] = texts_b[place]
         found.append(entry)
-    answers = (*reference.answers, *chosen.answers, *reference.truths)
-    if not reference.label_names and all(map(_is_number, answers)):
+    if reference.judged.task.answers_numbers:
         for entry in found:
             entry["gap"] = abs(float(entry["teacher"]) - float(entry["chosen"]))
         found.sort(key=lambda entry: -entry["gap"])
     return found
-
-
-def _is_number(words: str) -> bool:
-    try:
-        float(words)
-    except ValueError:
-        return False
-    return True

@@ -44,12 +44,6 @@ class Judged:
         """[N], whose mean is the score; None where the score is no mean over rows."""
         return self.task.row_scores(self.statistics)
 
-    @property
-    def right_or_wrong(self) -> bool:
-        """Whether each row is either right or wrong."""
-        scores = self.row_scores
-        return scores is not None and _binary(scores)
-
     def interval(self, *, num_resamples: int = 2000, seed: int = 0) -> Interval:
         """Return the score with its 95% percentile bootstrap interval over rows."""
         scores = self.row_scores
@@ -77,15 +71,17 @@ class Judged:
             share, self.statistics, teacher.statistics, num_resamples=num_resamples, seed=seed
         )
 
-    def p_value_against(self, other: Judged, *, num_resamples: int = 2000, seed: int = 0) -> float:
-        """Return how likely so large a difference is by chance, two-sided.
+    def significance_against(
+        self, other: Judged, *, num_resamples: int = 2000, seed: int = 0
+    ) -> tuple[str, float]:
+        """Return a test's name, and how likely so large a difference is by chance, two-sided.
 
         Where rows are right or wrong it is the exact McNemar test, else the paired bootstrap.
         """
         own, others = self.row_scores, other.row_scores
-        if own is not None and others is not None and self.right_or_wrong and other.right_or_wrong:
-            return mcnemar_exact(own, others).p
-        return paired_bootstrap_p(
+        if own is not None and others is not None and _binary(own) and _binary(others):
+            return "exact McNemar", mcnemar_exact(own, others).p
+        return "paired bootstrap", paired_bootstrap_p(
             self._score_of,
             self.statistics,
             other.statistics,

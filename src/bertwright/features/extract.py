@@ -12,16 +12,14 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from bertwright.data.batching import MODEL_INPUTS, collate, plan_batches
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError
 from bertwright.models.heads import VectorHead
-from bertwright.models.modes import eval_mode
 from bertwright.models.pooling import EncoderShape, Pooling, States, WordWeights, build_pooling
 from bertwright.models.pooling.words import weightless_ids
-from bertwright.models.task_model import TaskModel
+from bertwright.models.task_model import TaskModel, TaskOutput
+from bertwright.tasks.forward import forward_batches
 
 __all__ = ["Extractor", "Wanted"]
 
@@ -149,35 +147,37 @@ class Extractor:
         device = next(self.model.parameters()).device
         for pooling in self.poolings.values():
             pooling.to(device)
-        plan = plan_batches(
-            encoded.lengths, batch_tokens=BATCH_TOKENS, seed=0, epoch=0, shuffle=False
-        )
-        with eval_mode(self.model), torch.no_grad(), self._autocast(device):
-            for positions in plan:
-                batch = collate(encoded, positions)
-                given = {name: batch[name].to(device) for name in MODEL_INPUTS if name in batch}
-                for name, vectors in self._pool(given, names).items():
-                    vectors = vectors.float()
-                    vectors = F.normalize(vectors, dim=-1) if normalize else vectors
-                    found[name][positions] = vectors.cpu().numpy()
+        for positions, batch, output in forward_batches(
+            self.model,
+            encoded,
+            batch_tokens=BATCH_TOKENS,
+            bf16=self.precision == "bf16",
+            output_hidden_states=True,
+        ):
+            for name, vectors in self._pool(batch, output, names).items():
+                vectors = nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+                found[name][positions] = vectors.cpu().numpy()
         return found
 
-    def _pool(self, batch: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-        """Return the vectors [B, W] of a batch by name, from one pass of the encoder."""
-        states = self.model(**batch, output_hidden_states=True).hidden_states
-        layers = tuple(state.float() for state in states)
+    @torch.no_grad()
+    def _pool(
+        self, batch: Mapping[str, Tensor], output: TaskOutput, names: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Return the vectors [B, W] of a batch by name, in fp32."""
+        assert output.hidden_states is not None
+        layers = tuple(state.float() for state in output.hidden_states)
         mask, ids = batch["attention_mask"].bool(), batch["input_ids"]
         found = {}
         for name in names:
+            if self._is_own(name):
+                assert output.pooled is not None
+                pooled = output.pooled.float()
+                found[name] = pooled if self._dense is None else self._dense(pooled)
+                continue
             layer = self._wanted[name].layer
             seen = layers if layer is None else layers[: layer + 1]
-            pooled = self.poolings[name](States(layers=seen, mask=mask, ids=ids))
-            dense = self._dense if self._is_own(name) else None
-            found[name] = pooled if dense is None else dense(pooled)
+            found[name] = self.poolings[name](States(layers=seen, mask=mask, ids=ids))
         return found
-
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def _cut(shape: EncoderShape, layer: int | None) -> EncoderShape:

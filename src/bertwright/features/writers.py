@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from bertwright.errors import ConfigError
 from bertwright.files import atomic_file
 
-__all__ = ["WRITERS", "Write", "open_vectors"]
+__all__ = ["WRITERS", "Write", "check_vectors_file", "open_vectors"]
 
 Write = Callable[[np.ndarray, Mapping[str, np.ndarray]], None]
 """Takes the row numbers [n] and the vectors by name [n, W] of the next chunk."""
@@ -30,11 +30,6 @@ _ALIGNMENT = 8
 @contextlib.contextmanager
 def _write_npy(file: IO[bytes], widths: Mapping[str, int], num_rows: int) -> Iterator[Write]:
     """One matrix [N, W]."""
-    if len(widths) > 1:
-        raise ConfigError(
-            f"a .npy file holds one matrix, and {len(widths)} are asked for: {', '.join(widths)}",
-            hint="write to .parquet or .safetensors",
-        )
     (width,) = widths.values()
     header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, width)}
     np.lib.format.write_array_header_1_0(file, header)
@@ -100,6 +95,25 @@ WRITERS: dict[str, Writer] = {
 """By the ending of the file's name."""
 
 
+def check_vectors_file(path: str | Path, names: Collection[str]) -> None:
+    """Say before any work is done whether these vectors can go into such a file.
+
+    Raises:
+        ConfigError: another ending, or several vectors for a .npy file.
+    """
+    ending = Path(path).suffix
+    if ending not in WRITERS:
+        raise ConfigError(
+            f"--output {path}: vectors are written to {', '.join(WRITERS)}",
+            hint=f"--output {Path(path).with_suffix('.npy')}",
+        )
+    if ending == ".npy" and len(names) > 1:
+        raise ConfigError(
+            f"a .npy file holds one matrix, and {len(names)} are asked for: {', '.join(names)}",
+            hint="write to .parquet or .safetensors",
+        )
+
+
 @contextlib.contextmanager
 def open_vectors(path: str | Path, widths: Mapping[str, int], num_rows: int) -> Iterator[Write]:
     """Yield what takes the chunks in order; the file is there when all went well.
@@ -109,14 +123,9 @@ def open_vectors(path: str | Path, widths: Mapping[str, int], num_rows: int) -> 
         widths: of the vectors, by name.
         num_rows: N, of all chunks together.
 
-    Raises:
-        ConfigError: another ending, or several vectors for a .npy file.
+    Errors are those of `check_vectors_file`.
     """
-    writer = WRITERS.get(Path(path).suffix)
-    if writer is None:
-        raise ConfigError(
-            f"--output {path}: vectors are written to {', '.join(WRITERS)}",
-            hint=f"--output {Path(path).with_suffix('.npy')}",
-        )
+    check_vectors_file(path, widths)
+    writer = WRITERS[Path(path).suffix]
     with atomic_file(path) as file, writer(file, widths, num_rows) as write:
         yield write

@@ -24,7 +24,7 @@ from bertwright.models.heads.stock import StockForm, get_stock_form
 from bertwright.models.outputs import OutputScale
 from bertwright.models.task_model import TaskModel
 
-__all__ = ["EXPORT_TOLERANCE", "export_transformers", "to_stock_classifier"]
+__all__ = ["EXPORT_TOLERANCE", "export_transformers", "stock_class", "to_stock_classifier"]
 
 EXPORT_TOLERANCE = 1e-5
 _CHECK_LENGTHS = (1, 5, 12)
@@ -57,11 +57,9 @@ def export_transformers(model_or_dir: TaskModel | str | Path, out_dir: str | Pat
         ParityError: the written model's logits differ by more than 1e-5.
     """
     model = model_or_dir if isinstance(model_or_dir, TaskModel) else TaskModel.load(model_or_dir)
-    stock_token_model = STOCK_TOKEN_MODELS.get(model.task.partition(":")[0])
-    if stock_token_model is None:
-        auto, stock = AutoModelForSequenceClassification, to_stock_classifier(model)
-    else:
-        auto, stock = stock_token_model.auto, to_stock_token_model(model)
+    auto = stock_class(model.task)
+    one_a_text = auto is AutoModelForSequenceClassification
+    stock = to_stock_classifier(model) if one_a_text else to_stock_token_model(model)
     with atomic_dir(out_dir) as folder:
         with quiet_transformers():
             stock.save_pretrained(folder)
@@ -70,6 +68,12 @@ def export_transformers(model_or_dir: TaskModel | str | Path, out_dir: str | Pat
             loaded = auto.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         _check_parity(model, loaded.eval())
     return Path(out_dir)
+
+
+def stock_class(task: str) -> Any:
+    """Return the class of `transformers` that loads what is written of a model for this task."""
+    known = STOCK_TOKEN_MODELS.get(task.partition(":")[0])
+    return AutoModelForSequenceClassification if known is None else known.auto
 
 
 def to_stock_classifier(model: TaskModel) -> PreTrainedModel:

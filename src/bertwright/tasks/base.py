@@ -40,6 +40,11 @@ class Task(Objective):
     """Whether the labels of the rows, where they have any, name the outputs of the model."""
 
     @property
+    def answers_numbers(self) -> bool:
+        """Whether `describe` words a number, of which none is just right or wrong."""
+        return False
+
+    @property
     def training_encoder(self) -> RowEncoder:
         """How rows to train on become features; as all rows do, but for few tasks."""
         return self.encoder

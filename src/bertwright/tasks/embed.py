@@ -93,6 +93,11 @@ class Embed(Task):
             )
         return replace(self, by=by)
 
+    @property
+    def answers_numbers(self) -> bool:
+        """An answer to a pair is its similarity."""
+        return self.by == "similarity"
+
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return a vector a text."""
         return Outputs(0, kind="vectors")

@@ -66,6 +66,11 @@ class Regress(Task):
     schema: ClassVar[RowSchema] = texts_and(NUMBER, pa.float64())
     encoder: ClassVar[RowEncoder] = TextEncoder(target=Target(pa.float32()))
 
+    @property
+    def answers_numbers(self) -> bool:
+        """Each answer is one."""
+        return True
+
     def outputs(self, labels: Sequence[str]) -> Outputs:
         """Return one number a row, in the units of the targets."""
         return Outputs(1, kind="numbers", scaled=True)

@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bertwright.data.batching import MODEL_INPUTS, collate, plan_batches
 from bertwright.data.encode import IGNORED, Inputs
 from bertwright.data.gather import RowOutputs
 from bertwright.data.schema import RowSchema
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import DataError, UsageError
 from bertwright.models.heads import TokenHead
-from bertwright.models.modes import eval_mode
 from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks.base import Task
 from bertwright.tasks.classify import softmax
+from bertwright.tasks.forward import forward_batches
 from bertwright.tasks.metrics import class_metrics, class_statistics
 from bertwright.tasks.sense_pieces import SenseEncoder
 from bertwright.tasks.sense_rows import SENSE_SCHEMA
@@ -35,7 +34,6 @@ __all__ = ["Senses", "best_threshold", "sense_vectors", "word_means"]
 TOP_SCORES = 5
 DIGITS = 5
 """Of the numbers of sense vectors, as they are kept."""
-BATCH_TOKENS = 2048
 
 
 def word_means(outputs: Sequence[np.ndarray], fields: Mapping[str, Sequence[Any]]) -> np.ndarray:
@@ -359,17 +357,11 @@ def _inventory(rows: EncodedRows, names: Sequence[str]) -> dict[str, list[str]]:
 
 def _word_outputs(model: TaskModel, encoded: EncodedRows) -> np.ndarray:
     """Return the model's mean output over each feature's word, dropout off, float32 [F,C]."""
-    device = next(model.parameters()).device
     found: list[np.ndarray] = [np.zeros(0)] * len(encoded)
-    plan = plan_batches(encoded.lengths, batch_tokens=BATCH_TOKENS, seed=0, epoch=0, shuffle=False)
-    with eval_mode(model), torch.no_grad():
-        for positions in plan:
-            batch = collate(encoded, positions)
-            given = {name: batch[name].to(device) for name in MODEL_INPUTS if name in batch}
-            outputs = model(**given).logits.float()
-            means = torch.einsum("bl,blc->bc", batch["weights"].to(device), outputs)
-            for position, mean in zip(positions.tolist(), means.cpu().numpy(), strict=True):
-                found[position] = mean
+    for positions, batch, output in forward_batches(model, encoded):
+        means = torch.einsum("bl,blc->bc", batch["weights"], output.logits.float())
+        for position, mean in zip(positions.tolist(), means.cpu().numpy(), strict=True):
+            found[position] = mean
     return np.stack(found)
 
 

@@ -198,7 +198,7 @@ def _tags_of_rows(
     word_pieces = inputs.fields["word_piece"]
     for positions in inputs.features_of_rows():
         places = [np.asarray(word_pieces[position], dtype=np.int64) for position in positions]
-        seen = np.concatenate([*(of_window >= 0 for of_window in places), np.zeros(0, dtype=bool)])
+        seen = np.concatenate(places) >= 0
         tags, sureness = np.full(len(seen), outside), np.ones(len(seen))
         if seen.any():
             emissions = np.concatenate(

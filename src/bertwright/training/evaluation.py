@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.gather import Gathered, RowOutputs
 from bertwright.errors import DataError
-from bertwright.models.modes import eval_mode
+from bertwright.tasks.forward import forward_batches
 from bertwright.training.precision import resolve_precision
 
 if TYPE_CHECKING:
@@ -87,21 +85,11 @@ def _batches(
     precision: Literal["auto", "fp32", "bf16"],
 ) -> Iterator[tuple[np.ndarray, dict[str, Any], Tensor]]:
     """Yield (positions, the collated batch, logits in fp32), longest rows first."""
-    device = next(model.parameters()).device
-    autocast = torch.autocast(
-        device.type, torch.bfloat16, enabled=resolve_precision(precision) == "bf16"
-    )
-    plan = encoded.plan(batch_tokens=batch_tokens, shuffle=False)
-    with eval_mode(model), torch.no_grad():
-        for indices in plan:
-            batch = encoded.collate(indices)
-            batch = {
-                key: value.to(device) if isinstance(value, Tensor) else value
-                for key, value in batch.items()
-            }
-            with autocast:
-                logits = model(**{key: batch[key] for key in MODEL_INPUTS if key in batch}).logits
-            yield indices, batch, logits.float()
+    bf16 = resolve_precision(precision) == "bf16"
+    for indices, batch, output in forward_batches(
+        model, encoded, batch_tokens=batch_tokens, bf16=bf16
+    ):
+        yield indices, batch, output.logits.float()
 
 
 def _gather(outputs: Gathered, indices: np.ndarray, batch: dict[str, Any], logits: Tensor) -> None:

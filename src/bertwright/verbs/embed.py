@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from bertwright.config import require
 from bertwright.evaluate.measure import model_folder
 from bertwright.models.encoder import find_model_dir, read_checkpoint_tensors
@@ -110,7 +108,7 @@ def embed(config: EmbedConfig) -> Embedded:
         UsageError: the model, the input, a pooling or the output cannot be used.
     """
     from bertwright.features.extract import Extractor
-    from bertwright.features.writers import open_vectors
+    from bertwright.features.writers import check_vectors_file, open_vectors
     from bertwright.training.precision import using_threads
 
     model = _load(config)
@@ -123,6 +121,7 @@ def embed(config: EmbedConfig) -> Embedded:
         read=lambda names: read_checkpoint_tensors(source, names),
     )
     output = Path(config.output)
+    check_vectors_file(output, extractor.widths)
     with using_threads(config.threads):
         rows = _read(config, config.input, output.parent / "rejected.jsonl")
         encoded = _tokenise(rows, model)
@@ -202,6 +201,4 @@ def _tokenise(rows: Rows, model: TaskModel) -> EncodedRows:
     from bertwright.data.tokenise import tokenise
 
     encoder = find_task("classify").encoder
-    encoded = tokenise(rows, model.tokenizer, encoder=encoder, max_length=model.max_length)
-    assert len(encoded) == len(rows) and np.all(np.diff(encoded.row_numbers) > 0)
-    return encoded
+    return tokenise(rows, model.tokenizer, encoder=encoder, max_length=model.max_length)

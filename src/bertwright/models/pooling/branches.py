@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from bertwright.card import MethodCard
 from bertwright.models.pooling.base import EncoderShape, Pooling, States
@@ -51,7 +50,7 @@ class Block(nn.Module):
         shares = scores.masked_fill(~mask[:, None, None, :], lowest).softmax(dim=-1)
         read = (shares @ value).transpose(1, 2).flatten(2)
         hidden = self.norm(hidden + self.out(read))
-        return self.norm_after(hidden + self.down(F.gelu(self.up(hidden))))
+        return self.norm_after(hidden + self.down(nn.functional.gelu(self.up(hidden))))
 
 
 class ParallelPooling(Pooling):

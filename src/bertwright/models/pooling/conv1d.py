@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from bertwright.card import MethodCard
 from bertwright.models.pooling.base import EncoderShape, Pooling, States
@@ -30,7 +29,7 @@ def masked_conv(hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> T
     """
     padding = ~mask.bool().unsqueeze(-1)
     clean = hidden.masked_fill(padding, 0.0).transpose(1, 2)
-    found = F.conv1d(clean, weight, bias, padding=weight.shape[2] // 2).transpose(1, 2)
+    found = nn.functional.conv1d(clean, weight, bias, padding=weight.shape[2] // 2).transpose(1, 2)
     return found.masked_fill(padding, 0.0)
 
 
@@ -47,7 +46,7 @@ class Conv1dPooling(Pooling):
         equation="v = max_t Conv2(ReLU(Conv1(m H)))_t; m again between the two",
         needs="Training: at the start it is random.",
         cost="3 number (D + number) parameters.",
-        expected_effect="Within noise of cls when fine-tuned.",
+        expected_effect="Not known: no published figure isolates it above an encoder.",
         expected_source="The paper has no figure that isolates it.",
         when_to_use="Where phrases decide and the encoder stays frozen.",
         when_not_to_use="With few rows.",

@@ -24,7 +24,7 @@ class DensePooling(Pooling):
         equation="v = tanh(W mean + b), W in R^(number x D)",
         needs="Training: at the start the layer is random.",
         cost="D times number parameters.",
-        expected_effect="Smaller vectors for little score, where it is trained.",
+        expected_effect="Vectors of the wanted width; what that costs is not known here.",
         expected_source="The paper has no figure that isolates it.",
         when_to_use="For vectors of a wanted width, trained.",
         when_not_to_use="Frozen: a random layer only loses.",

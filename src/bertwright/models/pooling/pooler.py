@@ -52,12 +52,11 @@ class PoolerPooling(Pooling):
         """Take the pre-trained layer where the checkpoint has one of this shape."""
         found = read([f"{name}.{leaf}" for name in _NAMES for leaf in ("weight", "bias")])
         for name in _NAMES:
-            tensors = [found.get(f"{name}.{leaf}") for leaf in ("weight", "bias")]
-            own = (self.dense.weight, self.dense.bias)
-            if all(t is not None and t.shape == o.shape for t, o in zip(tensors, own, strict=True)):
-                for tensor, parameter in zip(tensors, own, strict=True):
-                    parameter.data.copy_(tensor)  # type: ignore[arg-type]
-                return ["dense.weight", "dense.bias"]
+            weight, bias = (found.get(f"{name}.{leaf}") for leaf in ("weight", "bias"))
+            if weight is None or bias is None or weight.shape != self.dense.weight.shape:
+                continue
+            self.dense.load_state_dict({"weight": weight, "bias": bias})
+            return ["dense.weight", "dense.bias"]
         return []
 
     def forward(self, states: States) -> Tensor:

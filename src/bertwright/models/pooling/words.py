@@ -5,6 +5,7 @@ Shapes: B batch, L length, D model width, V vocabulary, N texts.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
@@ -96,9 +97,9 @@ class WordWeights(Pooling):
         super().__init__(shape, number)
         self.register_buffer("weights", torch.ones(shape.vocab_size))
 
+    @abstractmethod
     def weigh(self, texts: Iterable[np.ndarray]) -> np.ndarray:
         """Return the weight of each token id, [V], from the token ids of texts."""
-        raise NotImplementedError
 
     def fit(
         self,
@@ -146,8 +147,11 @@ class TfidfPooling(WordWeights):
         equation="v = sum_t idf(t) h_t / sum_t idf(t), idf = log((1 + N) / (1 + df)) + 1",
         needs="Training texts; no labels.",
         cost="One number a vocabulary entry.",
-        expected_effect="On static vectors a few points of STS; on contextual states near nothing.",
-        expected_source="The paper has no figure that isolates it.",
+        expected_effect=(
+            "STS12 to 16 with MiniLM: of static vectors 66.8, their mean 52.1; of states 76.6 "
+            "against 76.2."
+        ),
+        expected_source="Measured here: docs/poolings.md.",
         when_to_use="On encoders whose states are near word vectors.",
         when_not_to_use="Fine-tuned: attention can weigh words by itself.",
         siblings="sif weighs by frequency and removes a common direction; mean weighs all alike.",
