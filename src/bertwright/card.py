@@ -7,7 +7,9 @@ from typing import Literal
 
 __all__ = ["MethodCard", "MethodKind", "render_card_markdown", "render_card_text"]
 
-MethodKind = Literal["finetune", "distil", "replace", "prune", "quantize", "long", "pool"]
+MethodKind = Literal[
+    "finetune", "distil", "replace", "prune", "quantize", "long", "pool", "frozen", "compare"
+]
 
 _TITLES = {
     "summary": "What it does",

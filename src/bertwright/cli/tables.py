@@ -105,10 +105,11 @@ def remark_trained(result: TrainedResult) -> None:
             + (f" ({others})" if others else "")
         )
     plural = "" if result.num_layers == 1 else "s"
+    steps = f"{result.steps:,} steps in " if result.steps else ""
+    speed = f", {format_count(result.tokens_per_s)} tokens/s" if result.tokens_per_s else ""
     remark(
         f"{result.num_layers} layer{plural}, {format_parameters(result.parameters)} parameters; "
-        f"{result.steps:,} steps in {format_seconds(result.seconds)}, "
-        f"{format_count(result.tokens_per_s)} tokens/s; {result.stopped}"
+        f"{steps}{format_seconds(result.seconds)}{speed}; {result.stopped}"
     )
     remark(f"model in [cyan]{escape(str(result.model_dir))}[/]")
 

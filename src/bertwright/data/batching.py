@@ -27,7 +27,7 @@ __all__ = [
     "plan_batches",
 ]
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "head")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "head", "read")
 """The keys of a collated batch that the model takes; the last where it has several heads."""
 _WINDOW_BATCHES = 50
 

@@ -22,6 +22,7 @@ from bertwright.data.cache import cache_root, open_folder, publish_folder, scrat
 from bertwright.data.encode import Inputs, RowEncoder, Target, TextEncoder, uses_token_types
 from bertwright.data.gather import Gathered
 from bertwright.data.labels import LabelSet
+from bertwright.data.reads import StoredReads
 from bertwright.data.rows import Rows
 from bertwright.errors import ModelLoadError, RowTooLongError, UnknownChoiceError
 from bertwright.progress import Progress
@@ -88,6 +89,7 @@ class EncodedRows:
         fingerprint: hash of the rows' content, the tokenizer and the options, as hex.
         num_truncated: how many of the features that were tokenised were cut.
         together: the features of a row go into one batch, where there are losses.
+        reads: what the model reads of them, where its encoder is frozen and was run before.
     """
 
     rows: Rows
@@ -101,6 +103,7 @@ class EncodedRows:
     fingerprint: str
     num_truncated: int
     together: bool = False
+    reads: StoredReads | None = None
     _lists: dict[str, _FlatColumn] = field(default_factory=dict, repr=False)
     _numbers: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _positions: np.ndarray | None = field(default=None, repr=False)
@@ -146,8 +149,15 @@ class EncodedRows:
         )
 
     def collate(self, positions: np.ndarray) -> dict[str, Any]:
-        """Return the batch of the features at these positions; see `batching.collate`."""
-        return collate(self, positions)
+        """Return the batch of the features at these positions; see `batching.collate`.
+
+        With `reads`, what the model reads of them is in it as `read`.
+        """
+        batch = collate(self, positions)
+        if self.reads is not None:
+            length = batch["attention_mask"].shape[1]
+            batch["read"] = self.reads.batch(positions, length)
+        return batch
 
     def gathered(self) -> Gathered:
         """Return what collects the outputs of batches of these features."""
@@ -184,6 +194,7 @@ class EncodedRows:
             lengths=self.lengths[positions],
             row_numbers=self.row_numbers[positions],
             fingerprint=digest.hexdigest(),
+            reads=None if self.reads is None else self.reads.select(positions),
             _positions=self._inner(positions),
         )
 

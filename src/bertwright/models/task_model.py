@@ -193,6 +193,7 @@ class TaskModel(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
         *,
+        read: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> TaskOutput:
@@ -203,10 +204,55 @@ class TaskModel(nn.Module):
             attention_mask: 1 for real tokens, 0 for padding, [B, L].
             token_type_ids: 0 for the first text, 1 for the second, [B, L]; ignored where the
                 family does not have them.
+            read: what `read` gave for these texts before: the encoder, which is not trained then,
+                is not run. There are no hidden states and no attentions.
             output_hidden_states: also return what enters each layer.
             output_attentions: also return the attention probabilities. For this call the encoder
                 computes attention in the plain ("eager") way, which is slower.
         """
+        if read is not None:
+            return self._answer(read, attention_mask)
+        states, attentions = self._encode(
+            input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
+        )
+        output = (
+            TaskOutput(self.head(states.last, attention_mask), None)
+            if self.pooling is None
+            else self._judge(self.pooling(states))
+        )
+        output.hidden_states = states.layers if output_hidden_states else None
+        output.attentions = attentions if output_attentions else None
+        return output
+
+    def read(self, states: States) -> Tensor:
+        """Return what is needed of the encoder's states, before anything else that is trained.
+
+        [B, ...] as `Pooling.read` says; the last states [B, L, D] where there are outputs a token.
+        """
+        return states.last if self.pooling is None else self.pooling.read(states)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether what `read` gives has a state for each token, second to last."""
+        return self.pooling is None or self.pooling.reads_tokens
+
+    def _answer(self, read: Tensor, attention_mask: Tensor) -> TaskOutput:
+        if self.pooling is None:
+            return TaskOutput(self.head(read, attention_mask), None)
+        return self._judge(self.pooling.learned(read, attention_mask.bool()))
+
+    def _judge(self, pooled: Tensor) -> TaskOutput:
+        return TaskOutput(self.scale(self.head(pooled)), pooled)
+
+    def _encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None,
+        wants_states: bool,
+        wants_attentions: bool,
+    ) -> tuple[States, tuple[Tensor, ...]]:
+        """Return the encoder's states, as many as are asked for, and attentions likewise."""
         roles = self.roles
         inputs: dict[str, Any] = {
             "input_ids": input_ids,
@@ -219,18 +265,13 @@ class TaskModel(nn.Module):
                 token_type_ids = _mark_last_token(attention_mask)
             inputs["token_type_ids"] = token_type_ids
         reads_layers = self.pooling is not None and self.pooling.reads_layers
-        with Recorder(roles, output_hidden_states or reads_layers, output_attentions) as recorder:
-            if output_attentions and roles.asks_for_attentions:
+        with Recorder(roles, wants_states or reads_layers, wants_attentions) as recorder:
+            if wants_attentions and roles.asks_for_attentions:
                 inputs["output_attentions"] = True
             hidden = self.encoder(**inputs).last_hidden_state
         layers = (*recorder.hidden_states, hidden)
-        states = layers if output_hidden_states else None
-        attentions = tuple(recorder.attentions) if output_attentions else None
-        if self.pooling is None:
-            return TaskOutput(self.head(hidden, attention_mask), None, states, attentions)
-        read = States(layers, attention_mask.bool(), input_ids, self.rows_begin_at_0)
-        pooled = self.pooling(read)
-        return TaskOutput(self.scale(self.head(pooled)), pooled, states, attentions)
+        states = States(layers, attention_mask.bool(), input_ids, self.rows_begin_at_0)
+        return states, tuple(recorder.attentions)
 
     @property
     def learned_parts(self) -> nn.ModuleDict:

@@ -17,9 +17,12 @@ __all__ = ["fit_pooling"]
 
 
 def fit_pooling(model: TaskModel, rows: EncodedRows) -> None:
-    """Fit the model's pooling to the training rows, if it is one that is fitted."""
+    """Fit the model's pooling to the training rows, if it is one that is fitted.
+
+    Where a frozen model's readings of the rows are stored, it was fitted before they were made.
+    """
     pooling = model.pooling
-    if isinstance(pooling, WordWeights):
+    if isinstance(pooling, WordWeights) and rows.reads is None:
         pooling.fit(
             rows.tokens(np.arange(len(rows))),
             weightless_ids(model.tokenizer),

@@ -27,6 +27,7 @@ from bertwright.verbs.common import (
     save_trained,
     tokenise_both,
 )
+from bertwright.verbs.frozen import FrozenConfig, check_frozen, train_frozen
 
 __all__ = ["EXAMPLES", "GROUPS", "FinetuneConfig", "finetune"]
 
@@ -37,11 +38,16 @@ EXAMPLES = (
         "--data train.csv --eval-data dev.csv --out runs/intents",
     ),
     ("a quick try", "--data train.jsonl --max-rows 500 --max-steps 50 --out runs/try"),
+    (
+        "few rows, or little time: the encoder stays as it is",
+        "--frozen --pooling mean --data train.csv --out runs/frozen",
+    ),
     ("carry a broken-off run on", "--data train.csv --out runs/intents --resume"),
 )
 GROUPS = {
     "What you give": ("data", "eval_data", "eval_share", "task", "reading", "long_rows"),
     "Model": ("model", "layers", "classifier"),
+    "A frozen encoder": ("freezing",),
     "Training": ("method", *TRAINING_BASICS),
     "Training, the finer points": ("training",),
     "Output": ("out", "resume"),
@@ -74,6 +80,7 @@ class FinetuneConfig:
     layers: int | None = None
     """Use only the first so many layers of the encoder. Without it, all."""
     classifier: ModelConfig = field(default_factory=ModelConfig)
+    freezing: FrozenConfig = field(default_factory=FrozenConfig)
     method: tuple[str, ...] = ()
     """Add a method, NAME or NAME:key=value,key=value; may be given several times.
     `bertwright methods` lists them."""
@@ -87,6 +94,7 @@ class FinetuneConfig:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
         require(self.layers is None or self.layers >= 1, "layers", self.layers, "at least 1")
         find_task(self.task)
+        check_frozen(self)
 
 
 def finetune(config: FinetuneConfig) -> TrainedResult:
@@ -125,16 +133,19 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
     encoded, encoded_eval = tokenise_both(
         (rows, eval_rows), model, task, long_rows=config.long_rows
     )
-    result = train(
-        model,
-        encoded,
-        encoded_eval,
-        task=task,
-        config=training,
-        hooks=hooks,
-        run_dir=run_dir,
-        resume=config.resume,
-    )
+    if config.freezing.frozen:
+        result = train_frozen(model, (encoded, encoded_eval), task, config, run_dir)
+    else:
+        result = train(
+            model,
+            encoded,
+            encoded_eval,
+            task=task,
+            config=training,
+            hooks=hooks,
+            run_dir=run_dir,
+            resume=config.resume,
+        )
     model.lineage = {
         "base_model": config.model,
         "data": config.data,

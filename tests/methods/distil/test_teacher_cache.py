@@ -7,7 +7,7 @@ import torch
 from bertwright.data.batching import collate
 from bertwright.methods.distil import teacher_cache
 from bertwright.methods.distil.soft_targets import soft_target_loss
-from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache, weights_hash
+from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache, teacher_hash
 from methods.cases import inputs_of, some_batch, tiny_rows, tiny_teacher
 
 
@@ -176,10 +176,10 @@ def test_values_too_large_for_half_precision_are_kept_in_full(tmp_path):
     torch.testing.assert_close(cache.hidden(batch, 2)[mask], hidden, rtol=1e-4, atol=1e-2)
 
 
-def test_weights_hash_sees_one_changed_number():
+def test_teacher_hash_sees_one_changed_number():
     teacher = tiny_teacher()
-    before = weights_hash(teacher)
-    assert weights_hash(tiny_teacher()) == before
+    before = teacher_hash(teacher)
+    assert teacher_hash(tiny_teacher()) == before
     with torch.no_grad():
         teacher.roles.part(3, "query").weight[1, 1] += 1e-6  # type: ignore[index,operator]
-    assert weights_hash(teacher) != before
+    assert teacher_hash(teacher) != before

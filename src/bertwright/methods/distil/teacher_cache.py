@@ -20,6 +20,7 @@ from bertwright.data.batching import collate, plan_batches
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import FileFormatError
 from bertwright.files import atomic_dir, cache_dir, read_json, write_json
+from bertwright.models.hashing import weights_hash
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel, TaskOutput
 from bertwright.progress import Progress
@@ -29,7 +30,7 @@ __all__ = [
     "TeacherCache",
     "TeacherSource",
     "as_teacher_source",
-    "weights_hash",
+    "teacher_hash",
 ]
 
 FORMAT_VERSION = 2
@@ -141,16 +142,9 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def weights_hash(model: TaskModel) -> str:
-    """Return a hash of every weight, its name, type and shape, and of the encoder's config."""
-    digest = hashlib.sha256()
-    settings = {**model.encoder.config.to_dict(), "pooling": str(model.config)}
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()
+def teacher_hash(model: TaskModel) -> str:
+    """Return a hash of every weight, of the encoder's config and of what stands on it."""
+    return weights_hash(model, {**model.encoder.config.to_dict(), "pooling": str(model.config)})
 
 
 class TeacherCache:
@@ -214,7 +208,7 @@ class TeacherCache:
         }
         facts = {
             "format_version": FORMAT_VERSION,
-            "teacher": weights_hash(teacher),
+            "teacher": teacher_hash(teacher),
             "data": encoded.fingerprint,
             "lengths": hashlib.sha256(np.ascontiguousarray(encoded.lengths).data).hexdigest(),
             **keep,

@@ -11,7 +11,7 @@ from bertwright.config import config_to_dict
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import CheckpointError
 from bertwright.files import read_json, write_json
-from bertwright.methods.distil.teacher_cache import weights_hash
+from bertwright.methods.distil.teacher_cache import teacher_hash
 from bertwright.methods.replace.theseus import (
     Theseus,
     TheseusConfig,
@@ -169,7 +169,7 @@ def _claim_folder(
     """
     options = config_to_dict(training)
     made_with = {
-        "the teacher": weights_hash(teacher),
+        "the teacher": teacher_hash(teacher),
         "the training rows": train_rows.fingerprint,
         "the method's options": config_to_dict(config),
         "the training options": {k: v for k, v in options.items() if k not in FREE_TO_CHANGE},

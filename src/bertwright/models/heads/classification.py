@@ -29,8 +29,9 @@ _DROPOUT = 0.1
 class HeadConfig:
     """Which head stands on the pooled vector."""
 
-    head: Literal["stock", "linear", "mlp"] = "stock"
-    """stock: as the family's own classifier in transformers; linear; or mlp."""
+    head: Literal["stock", "linear", "mlp", "nearest", "trees"] = "stock"
+    """stock: as the family's own classifier in transformers; linear; or mlp. What --frozen fits may
+    be saved as nearest (neighbours) or trees."""
     head_layers: int = 0
     """Hidden layers of the mlp head, 1 to 3 (0 for the other heads)."""
     head_hidden: int = 128
@@ -43,9 +44,13 @@ class HeadConfig:
     """Width of each direction of an LSTM below a token head; 0: none."""
     head_crf: bool = False
     """Score the tags of a row together, with a linear-chain CRF (tagging only)."""
+    head_bags: int = 1
+    """Heads whose answers are averaged, each trained on other folds of the rows (with --frozen)."""
 
     def __post_init__(self) -> None:
-        require(self.head in ("stock", "linear", "mlp"), "head", self.head, "stock, linear or mlp")
+        legal = ("stock", "linear", "mlp", "nearest", "trees")
+        require(self.head in legal, "head", self.head, "stock, linear or mlp")
+        require(self.head_bags >= 1, "head_bags", self.head_bags, "at least 1")
         require(0 <= self.head_layers <= 3, "head_layers", self.head_layers, "0 to 3")
         require(self.head_hidden >= 1, "head_hidden", self.head_hidden, "1 or more")
         if self.head_dropout is not None:

@@ -55,6 +55,10 @@ class AttentionPooling(Pooling):
         self.query = nn.Parameter(torch.zeros(shape.width))
         self.map = nn.Linear(shape.width, self.width, bias=False)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
+        """Return the classification token's states after 1, ... K layers, [B, K, D]."""
+        return self.stacked_cls(states)
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, W]."""
-        return self.map(attend_layers(self.stacked_cls(states), self.query))
+        return self.map(attend_layers(read, self.query))

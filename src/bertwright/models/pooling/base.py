@@ -90,6 +90,8 @@ class Pooling(nn.Module, ABC):
     """What the number after the colon says: "layer", "layers", "width"; None: there is none."""
     reads_layers: ClassVar[bool] = False
     """Whether it reads states other than those that the encoder returns."""
+    reads_tokens: ClassVar[bool] = False
+    """Whether what it reads has a state for each token."""
     random_at_first: ClassVar[bool] = False
     """Whether it says nothing until it is trained."""
 
@@ -116,8 +118,25 @@ class Pooling(nn.Module, ABC):
         return self.name if self.number is None else f"{self.name}:{self.number}"
 
     @abstractmethod
+    def read(self, states: States) -> Tensor:
+        """Return what it needs of the states, before anything that is trained.
+
+        For a frozen encoder this is computed once. [B, W] where nothing is trained; else [B, ...],
+        the tokens second to last where `reads_tokens`.
+        """
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
+        """Return [B, W] from what was read.
+
+        Args:
+            read: of `read`.
+            mask: true for real tokens, bool [B, L]; asked only where `reads_tokens`.
+        """
+        return read
+
     def forward(self, states: States) -> Tensor:
         """Return [B, W]."""
+        return self.learned(self.read(states), states.mask)
 
     def number_for(self, num_layers: int) -> int | None:
         """Return the number that means the same for an encoder of fewer layers."""
@@ -138,10 +157,14 @@ class Pooling(nn.Module, ABC):
 
     def cls(self, states: States, layer: int = -1) -> Tensor:
         """Return the state of the classification token after so many layers, [B, D]."""
-        hidden = states.layers[layer]
-        if self.shape.cls_at_end:
-            return state_of_last(hidden, states.mask)
-        return hidden[:, 0] if states.from_start else state_of_first(hidden, states.mask)
+        if states.from_start and not self.shape.cls_at_end:
+            return states.layers[layer][:, 0]
+        return self.cls_of(states.layers[layer], states.mask)
+
+    def cls_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return the state of the classification token, [B, D] from [B, L, D] and [B, L]."""
+        take = state_of_last if self.shape.cls_at_end else state_of_first
+        return take(hidden, mask)
 
     def stacked_cls(self, states: States, first: int = 1) -> Tensor:
         """Return the states of the classification token after `first`, ... K layers, [B, N, D]."""

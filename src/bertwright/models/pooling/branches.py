@@ -1,6 +1,6 @@
 """Extra layers above the last layers of the encoder, side by side or one into the next.
 
-Shapes: B batch, L length, D model width, N heads, A width of a head.
+Shapes: B batch, L length, D model width, N heads or branches, A width of a head.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class ParallelPooling(Pooling):
     number_is = "layers"
     random_at_first = True
     reads_layers = True
+    reads_tokens = True
     adds_above = False
 
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
@@ -87,18 +88,23 @@ class ParallelPooling(Pooling):
         count = min(_BRANCHES, most) if number is None else self.in_range(number, 1, most)
         self.blocks = nn.ModuleList([Block(shape.width, shape.num_heads) for _ in range(count)])
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
+        """Return the tokens' states after the last layers, the last one first, [B, N, L, D]."""
+        if len(states.layers) <= len(self.blocks):
+            raise IndexError(f"{len(states.layers) - 1} layers for {len(self.blocks)} branches")
+        return torch.stack(states.layers[: -len(self.blocks) - 1 : -1], dim=1)
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, D]."""
-        padding = ~states.mask.unsqueeze(-1)
+        padding = ~mask.unsqueeze(-1)
         found: list[Tensor] = []
-        outputs: list[Tensor] = []
-        for place, block in enumerate(self.blocks, start=1):
-            hidden = states.layers[-place].masked_fill(padding, 0.0)
-            if self.adds_above and outputs:
-                hidden = hidden + outputs[-1]
-            outputs.append(block(hidden, states.mask))
-            read = States(layers=(outputs[-1],), mask=states.mask, ids=states.ids)
-            found.append(self.cls(read))
+        above: Tensor | None = None
+        for place, block in enumerate(self.blocks):
+            hidden = read[:, place].masked_fill(padding, 0.0)
+            if self.adds_above and above is not None:
+                hidden = hidden + above
+            above = block(hidden, mask)
+            found.append(self.cls_of(above, mask))
         return torch.stack(found).mean(dim=0)
 
     def number_for(self, num_layers: int) -> int | None:

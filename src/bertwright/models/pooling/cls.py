@@ -31,6 +31,6 @@ class ClsPooling(Pooling):
         departures="None. Found by the mask, so left padding gives the same.",
     )
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         return self.cls(states)

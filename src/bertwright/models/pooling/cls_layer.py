@@ -43,7 +43,7 @@ class ClsLayerPooling(Pooling):
         if number is not None:
             self.layer = self.in_range(number, 1, shape.num_layers)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         return self.cls(states, self.layer)
 
@@ -83,7 +83,7 @@ class ConcatLastPooling(Pooling):
         self.count = min(4, most) if number is None else self.in_range(number, 1, most)
         self.width = self.count * shape.width
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, number D], the last layer first."""
         stacked = self.stacked_cls(states, self.shape.num_layers - self.count + 1)
         return torch.flip(stacked, dims=[1]).flatten(1)

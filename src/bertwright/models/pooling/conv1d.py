@@ -55,6 +55,7 @@ class Conv1dPooling(Pooling):
     )
     number_is = "channels"
     random_at_first = True
+    reads_tokens = True
 
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
         super().__init__(shape, number)
@@ -62,10 +63,14 @@ class Conv1dPooling(Pooling):
         self.first = nn.Conv1d(shape.width, self.width, _KERNEL)
         self.second = nn.Conv1d(self.width, self.width, _KERNEL)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
+        """Return the tokens' states, [B, L, D]."""
+        return states.last
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, C]."""
-        inner = self._conv(self.first, states.last, states.mask).relu()
-        return max_of_tokens(self._conv(self.second, inner, states.mask), states.mask)
+        inner = self._conv(self.first, read, mask).relu()
+        return max_of_tokens(self._conv(self.second, inner, mask), mask)
 
     @staticmethod
     def _conv(conv: nn.Conv1d, hidden: Tensor, mask: Tensor) -> Tensor:

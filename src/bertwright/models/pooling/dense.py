@@ -39,6 +39,10 @@ class DensePooling(Pooling):
         self.width = shape.width if number is None else self.in_range(number, 1)
         self.dense = nn.Linear(shape.width, self.width)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
+        """Return the mean of the tokens, [B, D]."""
+        return mean_of_tokens(states.last, states.mask)
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, W]."""
-        return self.dense(mean_of_tokens(states.last, states.mask)).tanh()
+        return self.dense(read).tanh()

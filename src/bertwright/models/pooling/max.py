@@ -51,7 +51,7 @@ class MaxPooling(Pooling):
         departures="None.",
     )
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         return max_of_tokens(states.last, states.mask)
 
@@ -81,7 +81,7 @@ class MeanMaxPooling(Pooling):
         super().__init__(shape, number)
         self.width = 2 * shape.width
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, 2D]."""
         parts = [pool(states.last, states.mask) for pool in (mean_of_tokens, max_of_tokens)]
         return torch.cat(parts, dim=1)

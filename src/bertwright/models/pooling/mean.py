@@ -46,6 +46,6 @@ class MeanPooling(Pooling):
         departures="None. Special tokens count, as in the paper.",
     )
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         return mean_of_tokens(states.last, states.mask)

@@ -59,6 +59,10 @@ class PoolerPooling(Pooling):
             return ["dense.weight", "dense.bias"]
         return []
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
+        """Return the classification token's state, [B, D]."""
+        return self.cls(states)
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, D]."""
-        return self.dense(self.cls(states)).tanh()
+        return self.dense(read).tanh()

@@ -47,9 +47,13 @@ class LstmPooling(Pooling):
         self.width = _HIDDEN if number is None else self.in_range(number, 1)
         self.reader = self.cell(shape.width, self.width, batch_first=True)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
+        """Return the classification token's states after 1, ... K layers, [B, K, D]."""
+        return self.stacked_cls(states)
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, H]."""
-        outputs, _ = self.reader(self.stacked_cls(states))
+        outputs, _ = self.reader(read)
         return outputs[:, -1]
 
 

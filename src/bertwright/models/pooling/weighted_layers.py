@@ -12,19 +12,15 @@ from bertwright.models.pooling.mean import mean_of_tokens
 __all__ = ["WeightedLayersPooling", "mix_layers"]
 
 
-def mix_layers(layers: tuple[Tensor, ...], weights: Tensor, scale: Tensor) -> Tensor:
-    """Return scale times the mean of the layers, weighted by the softmax of `weights`.
+def mix_layers(layers: Tensor, weights: Tensor, scale: Tensor) -> Tensor:
+    """Return scale times the mean of the layers, weighted by the softmax of `weights`, [B, D].
 
     Args:
-        layers: N of [B, L, D].
+        layers: [B, N, D].
         weights: [N].
         scale: [].
     """
-    shares = weights.softmax(dim=0)
-    mixed = layers[0] * shares[0]
-    for layer, share in zip(layers[1:], shares[1:], strict=True):
-        mixed = mixed + layer * share
-    return scale * mixed
+    return scale * (weights.softmax(dim=0) @ layers)
 
 
 class WeightedLayersPooling(Pooling):
@@ -56,10 +52,14 @@ class WeightedLayersPooling(Pooling):
         self.weights = nn.Parameter(torch.zeros(shape.num_layers + 1 - self.first))
         self.scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
+        """Return the mean over tokens of each layer's states, [B, N, D]."""
+        layers = states.layers[self.first :]
+        return torch.stack([mean_of_tokens(layer, states.mask) for layer in layers], dim=1)
+
+    def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, D]."""
-        mixed = mix_layers(states.layers[self.first :], self.weights, self.scale)
-        return mean_of_tokens(mixed, states.mask)
+        return mix_layers(read, self.weights, self.scale)
 
     def number_for(self, num_layers: int) -> int | None:
         """Return the layer at the same share of the depth."""

@@ -165,7 +165,7 @@ class TfidfPooling(WordWeights):
         """Return the idf of each token id."""
         return idf_weights(texts, self.shape.vocab_size)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         return self.weighted(states)
 
@@ -219,7 +219,7 @@ class SifPooling(WordWeights):
         """Return a / (a + frequency) of each token id."""
         return sif_weights(texts, self.shape.vocab_size)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         pooled = self.weighted(states)
         direction = self.direction.to(pooled.dtype)
