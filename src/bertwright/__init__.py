@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     __version__: str
     benchmark: Callable[..., Any]
+    compare: Callable[..., Any]
     compress: Callable[..., Any]
     demo: Callable[..., Any]
     distil: Callable[..., Any]
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "benchmark",
+    "compare",
     "compress",
     "demo",
     "distil",
@@ -55,7 +57,7 @@ __all__ = [
 ]
 
 _VERBS = tuple(name for name in __all__ if name not in ("__version__", "load"))
-_VERB_PACKAGES = ("compress", "evaluate", "methods")
+_VERB_PACKAGES = ("compare", "compress", "evaluate", "methods")
 
 
 def load(path: str, head: str | None = None) -> TaskModel:

@@ -95,7 +95,7 @@ def test_the_best_of_all_is_chosen_and_the_same_again():
 
 def test_scores_are_of_rows_that_were_not_fitted():
     """Labels that say nothing: one neighbour knows every training row, and no other."""
-    model, read, encoded, task = setup(count=90)
+    model, read, _, task = setup(count=90)
     rng = np.random.default_rng(3)
     ids = read.label_ids
     shuffled = {"labels": rng.permutation(ids)}
@@ -105,7 +105,7 @@ def test_scores_are_of_rows_that_were_not_fitted():
 
 
 def test_calibrated_logits_have_a_smaller_loss_and_the_same_answers():
-    model, read, encoded, task = setup()
+    model, read, _, task = setup()
     fit = fit_classic(model, read, task, learners=["ridge"])
     assert fit.loss_after <= fit.loss_before and fit.temperature < 1
     shares = torch.from_numpy(compute_logits(model.eval(), read)).softmax(dim=1)

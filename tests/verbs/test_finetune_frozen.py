@@ -60,7 +60,9 @@ def test_a_frozen_run_is_evaluated_and_predicts_like_any_other(
 
 
 def test_what_was_tried_is_kept(encoder_dir, data, tmp_path):
-    result = bertwright.finetune(**given(encoder_dir, data, pooling="mean", out=str(tmp_path / "r")))
+    result = bertwright.finetune(
+        **given(encoder_dir, data, pooling="mean", out=str(tmp_path / "r"))
+    )
     facts = json.loads((tmp_path / "r" / "learners.json").read_text())
     assert {trial["learner"] for trial in facts["trials"]} == {
         *("logistic", "svm", "ridge", "nearest", "boosting")

@@ -169,9 +169,12 @@ def verb_options(entry: VerbEntry) -> dict[str, list[Option]]:
 
 
 def describe_options(config_type: type) -> Table:
-    """Return the options of a method, as `--method NAME:key=value` takes them."""
+    """Return the options of a method, as `--method NAME:key=value` takes them.
+
+    Fields that are left out of the repr are their caller's.
+    """
     table = _columns()
-    for f in dataclasses.fields(config_type):
+    for f in (field for field in dataclasses.fields(config_type) if field.repr):
         for option in _field_options(config_type, f.name):
             body = Text(option.doc)
             default = option.default or ("none" if option.metavar else "no")

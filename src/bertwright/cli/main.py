@@ -18,6 +18,7 @@ from bertwright.verbs import VERBS, VerbEntry
 __all__ = ["main"]
 
 INTERRUPTED = 130
+RESUMABLE = ("finetune", "multitask", "distil", "run", "compress", "compare")
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -37,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(error, words)
         return error.exit_code
     except KeyboardInterrupt:
-        resumable = words[:1] in (["finetune"], ["multitask"], ["distil"], ["run"], ["compress"])
-        hint = "; the same command with --resume carries it on" if resumable else ""
+        hint = "; the same command with --resume carries it on" if words[0] in RESUMABLE else ""
         _stderr().print(f"\ninterrupted{hint}", style="yellow", highlight=False)
         return INTERRUPTED
     except BrokenPipeError:

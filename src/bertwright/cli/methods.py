@@ -26,6 +26,13 @@ KINDS = {
     "quantize": "Quantization: fewer bits a number",
     "long": "Long texts",
     "pool": "Pooling: from the states of an encoder to one vector a text (--pooling NAME)",
+    "frozen": "Learners on a frozen encoder (finetune --frozen --learner NAME)",
+    "compare": "Contenders (compare --contender NAME)",
+}
+USES = {
+    "pool": "finetune --pooling",
+    "frozen": "finetune --frozen --learner",
+    "compare": "compare --contender",
 }
 MAX_WIDTH = 100
 
@@ -66,13 +73,20 @@ def _show_one(card: MethodCard) -> None:
             console.print(Text(equation, style="green"), soft_wrap=True)
         else:
             console.print(Padding(Text(body), (0, 0, 0, 2)), width=width)
-    if card.kind == "pool":
+    if card.kind in USES:
         console.print(Text("\nUse it", style="bold"))
-        usage = f"bertwright finetune --pooling {_with_number(card.name)}"
-        console.print(Padding(Text(usage), (0, 0, 0, 2)))
+        name = _with_number(card.name) if card.kind == "pool" else card.name
+        console.print(Padding(Text(f"bertwright {USES[card.kind]} {name}"), (0, 0, 0, 2)))
+    if card.kind in ("pool", "frozen"):
         return
     console.print(Text("\nOptions", style="bold"), Text("(NAME:key=value,key=value)", style="dim"))
-    console.print(describe_options(find_method(card.name).config_type), width=width)
+    console.print(describe_options(_options_of(card)), width=width)
+
+
+def _options_of(card: MethodCard) -> type:
+    from bertwright.compare import CONTENDERS
+
+    return CONTENDERS[card.name] if card.kind == "compare" else find_method(card.name).config_type
 
 
 def _with_number(name: str) -> str:

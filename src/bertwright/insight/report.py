@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from bertwright.files import atomic_write_text
 from bertwright.insight.answers import confusion_view, disagreement_view
 from bertwright.insight.charts import (
     SHAPES,
@@ -19,7 +16,8 @@ from bertwright.insight.charts import (
     layout_frontier,
     marker_path,
 )
-from bertwright.insight.formats import FILTERS, milliseconds, p_value, score_formatter, share
+from bertwright.insight.formats import milliseconds, p_value, score_formatter, share
+from bertwright.insight.pages import render_page
 
 __all__ = ["render_report"]
 
@@ -58,18 +56,7 @@ def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: 
     Raises:
         DiskFullError: there is no room for it.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    page = environment.get_template("report.html").render(_context(frontier, extras))
-    path = Path(path)
-    atomic_write_text(path, page)
-    return path
+    return render_page("report.html", _context(frontier, extras), path)
 
 
 def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:

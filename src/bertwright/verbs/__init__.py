@@ -101,6 +101,13 @@ _ENTRIES = (
         offers_json=True,
     ),
     VerbEntry(
+        name="compare",
+        config_name="CompareConfig",
+        help="score and speed of simple ways, a frozen and a tuned encoder",
+        group="Judge it",
+        offers_json=True,
+    ),
+    VerbEntry(
         name="predict",
         config_name="PredictConfig",
         help="label texts with a model",

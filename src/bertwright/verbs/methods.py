@@ -21,26 +21,28 @@ GROUPS = {"What you give": ("name",)}
 
 @dataclass(frozen=True, kw_only=True)
 class MethodsConfig:
-    """List the methods and poolings with a line each, or show everything about one.
+    """List the methods, poolings, learners and contenders, or show everything about one.
 
     That is its equation, what it needs and costs, what to expect of it and by whose measurement,
     when to use it and when not, and its options.
     """
 
     name: tyro.conf.Positional[str | None] = None
-    """The method or pooling to show. Without it, all are listed."""
+    """The one to show. Without it, all are listed."""
 
 
 def methods(config: MethodsConfig) -> list[MethodCard]:
-    """Return the cards of all methods and poolings, or of the one named.
+    """Return the cards of all methods, poolings, learners and contenders, or of the one named.
 
     Raises:
-        UnknownChoiceError: no method or pooling has this name.
+        UnknownChoiceError: nothing has this name.
     """
+    from bertwright.compare import CONTENDERS
+    from bertwright.features.learners import LEARNERS
     from bertwright.models.pooling import POOLINGS
 
     cards = [entry.card for entry in list_methods()]
-    cards += [pooling.card for pooling in POOLINGS.values()]
+    cards += [kind.card for kinds in (POOLINGS, LEARNERS, CONTENDERS) for kind in kinds.values()]
     if config.name is None:
         return cards
     return [Choices("method", {card.name: card for card in cards})[config.name]]

@@ -1,9 +1,12 @@
 """SBERT-WK: layers weighed by what each adds to its neighbours, tokens by how they change.
 
-Shapes: B batch, L length, D model width, K layers used, W neighbours of a layer.
+Shapes: B batch, L length, N = B L tokens, D model width, K layers used, W neighbours of a layer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,18 +22,21 @@ _FIRST_LAYER = 4
 _FEWEST_LAYERS = 3
 _RIDGE = 1e-10
 _SMALL = 1e-6
+_BLOCK_TOKENS = 128
 
 
 def pool_wk(
-    states: Tensor, mask: Tensor, *, window: int = _WINDOW, legacy_window: bool = False
+    layers: Sequence[Tensor], mask: Tensor, *, window: int = _WINDOW, legacy_window: bool = False
 ) -> Tensor:
     """Return the SBERT-WK vectors of a batch, [B, D].
 
-    No loop over texts or tokens: all that the QR decompositions of the paper say follows from the
-    cosines of each token's layers, by one small Cholesky factorisation for all of them at once.
+    All that the QR decompositions of the paper say follows from the cosines of each token's
+    layers, by one small Cholesky factorisation for all tokens and layers at once. The states are
+    read twice, for the cosines and for the sum, and never copied as a whole.
 
     Args:
-        states: after the layers that are used, from low to high, [B, K, L, D]; K is 3 or more.
+        layers: states after the layers that are used, from low to high, K of [B, L, D]; K is 3 or
+            more.
         mask: true or 1 for real tokens, [B, L]. The last of them (the separator) does not count,
             unless it is the only one.
         window: neighbours on either side of a layer.
@@ -42,19 +48,105 @@ def pool_wk(
 
     Source: Wang and Kuo 2020, arXiv:2002.06652.
     """
-    num_layers = states.shape[1]
-    if num_layers < _FEWEST_LAYERS:
-        raise ValueError(f"{num_layers} layers: a variance over layers needs 3 or more")
-    real = mask.bool()
-    by_token = states.masked_fill(~real[:, None, :, None], 0.0).transpose(1, 2)
-    # what layers add to each other is small beside what they share: single floats would lose it
-    exact = by_token.double()
-    units = exact / exact.norm(dim=-1, keepdim=True).clamp(min=_SMALL**2)
-    cosines = units @ units.transpose(2, 3)
-    shares = _layer_shares(cosines, window, legacy_window)
-    tokens = (shares.to(states.dtype).unsqueeze(-2) @ by_token).squeeze(-2)
-    weights = _token_weights(cosines, real).to(states.dtype)
-    return (weights.unsqueeze(1) @ tokens).squeeze(1)
+    if len(layers) < _FEWEST_LAYERS:
+        raise ValueError(f"{len(layers)} layers: a variance over layers needs 3 or more")
+    real, in_blocks = mask.bool(), _can_go_in_blocks(layers)
+    layers = _cleared(layers, real) if in_blocks else _masked(layers, real)
+    flat = [layer.flatten(0, 1) for layer in layers]
+    products = _products_in_blocks(flat) if in_blocks else _products(flat)
+    cosines = _cosines(products.double(), len(layers))
+    neighbours = _neighbours(len(layers), window, legacy_window)
+    shares = _layer_shares(cosines, neighbours).view(-1, *mask.shape)
+    weights = (shares * _token_weights(cosines, real)).to(layers[0].dtype)
+    return _sum_of_tokens(layers, weights)
+
+
+def _masked(layers: Sequence[Tensor], real: Tensor) -> Sequence[Tensor]:
+    """Return the layers with zeros in place of padding."""
+    return [layer.masked_fill(~real.unsqueeze(-1), 0.0) for layer in layers]
+
+
+def _cleared(layers: Sequence[Tensor], real: Tensor) -> Sequence[Tensor]:
+    """Return what `_masked` does, the layers themselves where there is no padding."""
+    pads = (~real).flatten().nonzero().squeeze(1)
+    if not len(pads):
+        return layers
+    return [x.flatten(0, 1).index_fill(0, pads, 0.0).view(x.shape) for x in layers]
+
+
+def _sum_of_tokens(layers: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the weighted sum of all layers' tokens, [B, D], from K of [B, L, D] and [K, B, L]."""
+    total = torch.bmm(weights[0].unsqueeze(1), layers[0])
+    for share, layer in zip(weights[1:], layers[1:], strict=True):
+        total = total + torch.bmm(share.unsqueeze(1), layer)
+    return total.squeeze(1)
+
+
+def _can_go_in_blocks(layers: Sequence[Tensor]) -> bool:
+    """Say whether a loop over blocks of tokens is possible (no graph, no gradient) and of use."""
+    traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    learned = torch.is_grad_enabled() and any(layer.requires_grad for layer in layers)
+    return layers[0].device.type == "cpu" and not (
+        traced or torch.compiler.is_compiling() or learned
+    )
+
+
+def _scales(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Return one over the length of each state, K of [N, 1], in single floats or better.
+
+    Cosines do not depend on them, so neither does the gradient.
+    """
+    better = torch.promote_types(layers[0].dtype, torch.float32)
+    lengths = (
+        torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=better) for x in layers
+    )
+    return [length.clamp(min=_SMALL**2).reciprocal() for length in lengths]
+
+
+def _products(layers: Sequence[Tensor]) -> Tensor:
+    """Return the products of each token's first unit and of the steps from unit to unit, [N, K, K].
+
+    What layers add to each other is small beside what they share: products of the states
+    themselves in single floats would lose it.
+
+    Args:
+        layers: K of [N, D].
+    """
+    units = [layer * scale for layer, scale in zip(layers, _scales(layers), strict=True)]
+    steps = [units[0], *(high - low for low, high in pairwise(units))]
+    stacked = torch.stack(steps, dim=1)
+    return torch.bmm(stacked, stacked.transpose(1, 2))
+
+
+def _products_in_blocks(layers: Sequence[Tensor]) -> Tensor:
+    """Return what `_products` does, by as many tokens at a time as stay in the cache."""
+    scales = _scales(layers)
+    num_layers, (num_tokens, width) = len(layers), layers[0].shape
+    steps = scales[0].new_empty(num_layers, min(_BLOCK_TOKENS, num_tokens), width)
+    products = scales[0].new_empty(num_tokens, num_layers, num_layers)
+    for start in range(0, num_tokens, _BLOCK_TOKENS):
+        block = slice(start, start + _BLOCK_TOKENS)
+        found = products[block]
+        units = steps[:, : len(found)]
+        for layer, scale, unit in zip(layers, scales, units, strict=True):
+            torch.mul(layer[block], scale[block], out=unit)
+        for k in range(num_layers - 1, 0, -1):
+            units[k] -= units[k - 1]
+        by_token = units.transpose(0, 1)
+        torch.bmm(by_token, by_token.transpose(1, 2), out=found)
+    return products
+
+
+def _cosines(products: Tensor, num_layers: int) -> Tensor:
+    """Return the cosines of each token's layers, [K, K, N], from the products of `_products`."""
+    below = products.new_ones(num_layers, num_layers).tril()
+    # a unit is the sum of the first and of the steps up to it
+    sums = (below[:, None, :, None] * below[None, :, None, :]).flatten(2).flatten(0, 1)
+    between = (sums @ products.flatten(1).T).view(num_layers, num_layers, -1)
+    alone = torch.arange(num_layers, device=products.device) * (num_layers + 1)
+    squares = between.flatten(0, 1).index_select(0, alone)
+    scales = squares.clamp(min=_SMALL**4).rsqrt()
+    return between * scales * scales.unsqueeze(1)
 
 
 def _neighbours(num_layers: int, window: int, legacy: bool) -> list[list[int]]:
@@ -69,55 +161,45 @@ def _neighbours(num_layers: int, window: int, legacy: bool) -> list[list[int]]:
     return found
 
 
-def _layer_shares(cosines: Tensor, window: int, legacy: bool) -> Tensor:
-    """Return how much of each layer goes into a token's vector, [B, L, K], from [B, L, K, K].
+def _columns(cosines: Tensor, neighbours: list[list[int]]) -> list[Tensor]:
+    """Return the lower triangles of the cosines of each layer's neighbours and the layer.
+
+    A layer that lacks a neighbour has in its place one at a right angle to all.
+
+    Args:
+        cosines: [K, K, N].
+        neighbours: of each layer.
+
+    Returns:
+        W columns; column j has its rows below the diagonal, [W - j, K, N], the layer's the last.
+    """
+    num_layers, most = len(neighbours), max(map(len, neighbours))
+    absent = num_layers**2
+    places: list[int] = []
+    for column in range(most):
+        for row in range(column + 1, most + 1):
+            for layer, others in enumerate(neighbours):
+                ends = [*others, *[absent] * (most - len(others)), layer]
+                here = ends[row] != absent and ends[column] != absent
+                places.append(ends[row] * num_layers + ends[column] if here else absent)
+    table = torch.cat([cosines.flatten(0, 1), torch.zeros_like(cosines[0, :1])])
+    found = table.index_select(0, torch.tensor(places, device=cosines.device))
+    sizes = list(range(most, 0, -1))
+    return list(found.view(sum(sizes), num_layers, -1).split(sizes))
+
+
+def _layer_shares(cosines: Tensor, neighbours: list[list[int]]) -> Tensor:
+    """Return how much of each layer goes into a token's vector, [K, N], from [K, K, N].
 
     Of a layer x and its neighbours C: novelty is the sine of the angle between x and the space of
     C; alignment the mean cosine of the C with x's projection on that space.
     """
-    num_layers = cosines.shape[-1]
-    neighbours = _neighbours(num_layers, window, legacy)
-    counts = cosines.new_tensor([len(others) for others in neighbours])
-    most = max(map(len, neighbours))
-    flat = cosines.flatten(2)
-
-    def between(row: int, column: int | None) -> Tensor:
-        """Return cosines of neighbour `row` with neighbour `column`, or the layer, [B, L, K].
-
-        A layer that lacks a neighbour has in its place one at a right angle to all.
-        """
-        pairs, absent = [], []
-        for layer, others in enumerate(neighbours):
-            here = row < len(others) and (column is None or column < len(others))
-            other = layer if column is None else others[column] if here else 0
-            pairs.append(others[row] * num_layers + other if here else 0)
-            absent.append(0.0 if here else float(row == column))
-        found = flat.index_select(2, torch.tensor(pairs, device=flat.device))
-        there = [row < len(o) and (column is None or column < len(o)) for o in neighbours]
-        keep = flat.new_tensor([float(value) for value in there])
-        return found * keep + flat.new_tensor(absent)
-
-    with_layer = [between(row, None) for row in range(most)]
-    # the Cholesky factor of the neighbours' cosines, and with it the solution for the layer's
-    factor: dict[tuple[int, int], Tensor] = {}
-    solved: list[Tensor] = []
-    for row in range(most):
-        for column in range(row):
-            rest = between(row, column)
-            for k in range(column):
-                rest = rest - factor[row, k] * factor[column, k]
-            factor[row, column] = rest / factor[column, column]
-        rest = between(row, row) + _RIDGE
-        for k in range(row):
-            rest = rest - factor[row, k].square()
-        factor[row, row] = rest.clamp(min=_RIDGE).sqrt()
-        value = with_layer[row]
-        for k in range(row):
-            value = value - factor[row, k] * solved[k]
-        solved.append(value / factor[row, row])
-    projected = torch.stack(solved).square().sum(dim=0).clamp(max=1.0)
+    counts = cosines.new_tensor([[len(others)] for others in neighbours])
+    columns = _columns(cosines, neighbours)
+    with_layer = torch.stack([column[-1] for column in columns]).sum(dim=0)
+    projected = _squared_projection(columns).clamp(max=1.0)
     novelty = (1 - projected).clamp(min=_RIDGE**2).sqrt()
-    alignment = torch.stack(with_layer).sum(dim=0) / counts / projected.clamp(min=_RIDGE).sqrt()
+    alignment = with_layer / counts / projected.clamp(min=_RIDGE).sqrt()
     # written without a choice between doubles, which ONNX Runtime lacks
     sign = 2 * (alignment >= 0).to(alignment.dtype) - 1
     away = sign * alignment.abs().clamp(min=_SMALL)
@@ -125,17 +207,40 @@ def _layer_shares(cosines: Tensor, window: int, legacy: bool) -> Tensor:
     return (_normalised(agreement) + _normalised(novelty)) / 2
 
 
+def _squared_projection(columns: list[Tensor]) -> Tensor:
+    """Return the squared length of a unit's projection on the space of its neighbours, [K, N].
+
+    It is that of the last row of the Cholesky factor, the last column of R but for its end.
+
+    Args:
+        columns: of `_columns`.
+    """
+    rest = list(columns)
+    pivots = [rest[0].new_tensor(1 + _RIDGE)] * len(rest)
+    projected = torch.zeros_like(columns[0][0])
+    for j, column in enumerate(rest):
+        factor = column / pivots[j].clamp(min=_RIDGE).sqrt()
+        projected = projected + factor[-1].square()
+        for i in range(j + 1, len(rest)):
+            row = factor[i - j - 1 : i - j]
+            pivots[i] = pivots[i] - row.square()
+            rest[i] = rest[i] - factor[i - j :] * row
+    return projected
+
+
 def _normalised(values: Tensor) -> Tensor:
-    return values / values.sum(dim=-1, keepdim=True)
+    return values / values.sum(dim=0, keepdim=True)
 
 
 def _token_weights(cosines: Tensor, mask: Tensor) -> Tensor:
     """Return the share of each token in its text, [B, L]: the variance of its layers' steps."""
-    num_layers = cosines.shape[-1]
+    num_layers = cosines.shape[0]
     next_to = torch.arange(num_layers - 1, device=cosines.device) * (num_layers + 1) + 1
-    steps = cosines.flatten(2).index_select(2, next_to)
-    changes = (steps - steps.mean(dim=-1, keepdim=True)).square().mean(dim=-1)
-    followed = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1) & mask
+    steps = cosines.flatten(0, 1).index_select(0, next_to)
+    steps = steps - steps[:1]  # so that equal steps have no variance at all
+    changes = (steps - steps.mean(dim=0)).square().mean(dim=0).view(mask.shape)
+    so_far = mask.int().cumsum(dim=1)
+    followed = mask & (so_far < so_far[:, -1:])
     used = (followed | (mask & ~followed.any(dim=1, keepdim=True))).to(changes.dtype)
     changes = changes * used
     total = changes.sum(dim=1, keepdim=True)
@@ -161,7 +266,7 @@ class WkPooling(Pooling):
             "v = sum_t b_t u_t, b_t = Var_k cos(x_k, x_k+1) / sum b"
         ),
         needs="The states of 3 layers or more.",
-        cost="Products of all layers' states in double floats; nothing is learned.",
+        cost="Two readings of all layers' states; nothing is learned.",
         expected_effect="On SBERT 3.5 points of STS over its mean; on MiniLM 13 below it.",
         expected_source="Wang and Kuo 2020, table 3: 72.59 to 76.09. MiniLM: docs/poolings.md.",
         when_to_use="Where a trial on data like yours shows that it is above the mean.",
@@ -192,9 +297,9 @@ class WkPooling(Pooling):
         else:
             self.first = self.in_range(number, 0, highest)
 
-    def forward(self, states: States) -> Tensor:
+    def read(self, states: States) -> Tensor:
         """Return [B, D]."""
-        return pool_wk(torch.stack(states.layers[self.first :], dim=1), states.mask)
+        return pool_wk(states.layers[self.first :], states.mask)
 
     def number_for(self, num_layers: int) -> int | None:
         """Return the layer at the same share of the depth, with 3 states left above it."""
