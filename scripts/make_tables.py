@@ -20,13 +20,14 @@ from bertwright.errors import DataError
 from bertwright.files import atomic_write_text, read_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/tasks.md", "docs/poolings.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/poolings.md", "docs/frozen.md", "docs/compare.md")
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
 
 
 SPLITS = ("dev", "test")
 TIMED_THREADS = 2
 """Runs of tasks with so many threads were alone on the machine."""
+POOLING_METRICS = {"stsb": "spearman", "clear": "pearson"}
 OVER_SEEDS = ("dev kept, mean (seeds)", "test kept, mean (seeds)")
 
 MEMORY_ROWS = {
@@ -199,6 +200,100 @@ def sts_poolings_table(results: Path) -> str:
     return markdown_table(["vector", *years, "mean"], rows)
 
 
+def pooling_runs_table(results: Path) -> str:
+    """One table a set: each pooling frozen and tuned, its time and memory, the best first."""
+    parts = []
+    for folder in sorted((results / "poolings").glob("*")):
+        runs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+        for path in sorted(folder.glob("*-s*.json")):
+            run = read_json(path)
+            runs.setdefault(run["pooling"], {}).setdefault(run["mode"], []).append(run)
+        metric = POOLING_METRICS[folder.name]
+        rows = [
+            [
+                pooling,
+                *(
+                    _over_seeds([run["test"][metric] for run in modes.get(mode, ())])
+                    for mode in ("frozen", "tuned")
+                ),
+                *(
+                    _mean_of(modes.get("frozen", ()), "train_s", "{:.0f} s"),
+                    _mean_of(modes.get("frozen", ()), "peak_mb", "{:,.0f}"),
+                ),
+                *(
+                    _mean_of(modes.get("tuned", ()), "train_s", "{:.0f} s"),
+                    _mean_of(modes.get("tuned", ()), "peak_mb", "{:,.0f}"),
+                ),
+            ]
+            for pooling, modes in runs.items()
+        ]
+        rows.sort(key=lambda row: row[1], reverse=True)
+        header = ["pooling", "frozen", "tuned", "frozen: training", "MiB", "tuned: training", "MiB"]
+        parts.append(f"**{folder.name}**, {metric} on test\n\n{markdown_table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def frozen_or_tuned_table(results: Path) -> str:
+    """Test accuracy of frozen and tuned encoders by the number of training rows."""
+    runs: dict[tuple[str, int], dict[str, list[Mapping[str, Any]]]] = {}
+    for path in sorted((results / "frozen_or_tuned").glob("*.json")):
+        run = read_json(path)
+        way = "frozen" if run["contender"].startswith("frozen") else "tuned"
+        runs.setdefault((run["set"], run["rows"]), {}).setdefault(way, []).append(run)
+    rows = [
+        [
+            f"{name}, {count:,} rows",
+            *(_over_seeds([run["score"] for run in ways.get(w, ())]) for w in ("frozen", "tuned")),
+            *(_mean_of(ways.get(w, ()), "train_s", "{:.0f} s") for w in ("frozen", "tuned")),
+        ]
+        for (name, count), ways in sorted(runs.items())
+    ]
+    header = ["rows to learn from", "frozen", "tuned", "frozen takes", "tuned takes"]
+    return markdown_table(header, rows) if rows else ""
+
+
+def document_vectors_table(results: Path) -> str:
+    """Scores of vectors of documents by the same classifier, neighbours and clusters."""
+    rows = [
+        [
+            f"{run['set']}, {run['vector']}",
+            str(run["width"]),
+            f"{100 * run['accuracy']:.1f} [{100 * run['low']:.1f}, {100 * run['high']:.1f}]",
+            f"{100 * run['precision_at_5']:.1f}",
+            f"{run['nmi']:.2f}",
+            f"{run['vectors_s']:.0f} s",
+            f"{run['peak_mb']:,.0f}",
+        ]
+        for run in map(read_json, sorted((results / "document_vectors").glob("*.json")))
+    ]
+    header = ["set, vector", "width", "accuracy [95%]", "P@5", "NMI", "vectors take", "MiB"]
+    return markdown_table(header, rows) if rows else ""
+
+
+def compare_table(results: Path) -> str:
+    """One table a set: contenders by score, with time and throughput."""
+    parts = []
+    for path in sorted((results / "compare").glob("*.json")):
+        summary = read_json(path)
+        ranked = sorted(summary["contenders"], key=lambda one: -one["score"])
+        rows = [
+            [
+                one["name"],
+                f"{100 * one['score']:.1f} [{100 * one['score_low']:.1f}, "
+                f"{100 * one['score_high']:.1f}]",
+                f"{one['train_s']:.0f} s",
+                f"{one['throughput_texts_s']:,.0f}",
+                f"{one['size_mb']:.1f}",
+            ]
+            for one in ranked
+        ]
+        header = ["contender", f"{ranked[0]['primary']} [95%]", "trained in", "texts/s", "MB"]
+        count = summary["rows"]
+        what = f"{count['train']:,} rows to learn from, {count['test']:,} to judge"
+        parts.append(f"**{path.stem}**, {what}\n\n{markdown_table(header, rows)}")
+    return "\n\n".join(parts)
+
+
 def multitask_table(results: Path) -> str:
     """Each task's score by an encoder of its own and by the one that all share, and the tokens."""
     path = results / "tasks" / "multitask" / "three.json"
@@ -216,7 +311,9 @@ def multitask_table(results: Path) -> str:
 
 
 def _over_seeds(shares: Sequence[float]) -> str:
-    """Return `87.3 ± 0.4`: mean and sample standard deviation, in percent."""
+    """Return `87.3 ± 0.4`: mean and sample standard deviation, in percent; a dash of none."""
+    if not shares:
+        return "–"
     mean = f"{100 * statistics.mean(shares):.1f}"
     return f"{mean} ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else mean
 
@@ -232,6 +329,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "senses": senses_table,
     "multitask": multitask_table,
     "sts-poolings": sts_poolings_table,
+    "pooling-runs": pooling_runs_table,
+    "frozen-or-tuned": frozen_or_tuned_table,
+    "document-vectors": document_vectors_table,
+    "compare": compare_table,
 }
 
 
@@ -239,6 +340,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table: the first column to the left, the others to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean_of(runs: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
+    """Return the mean of a figure over runs, or a dash of none."""
+    return form.format(statistics.mean(run[key] for run in runs)) if runs else "–"
 
 
 def _describe(frontier: Mapping[str, Any]) -> str:

@@ -119,9 +119,7 @@ def test_neighbours_are_scikit_learns(k):
 
 
 def boosted(kind):
-    return kind(
-        n_estimators=100, max_depth=3, subsample=0.5, max_features="sqrt", random_state=0
-    )
+    return kind(n_estimators=100, max_depth=3, subsample=0.5, max_features="sqrt", random_state=0)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

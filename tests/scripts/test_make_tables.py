@@ -290,3 +290,50 @@ def test_the_tables_of_senses_and_of_several_tasks(make_tables, tmp_path):
         "| b | pearson | 70.0 [60.0, 80.0] | 60.0 [50.0, 70.0] |",
         "| training | seconds | 150 | 140 |",
     ]
+
+
+def test_the_tables_of_frozen_encoders_and_contenders(make_tables, tmp_path):
+    tables = (
+        *(make_tables.pooling_runs_table, make_tables.frozen_or_tuned_table),
+        *(make_tables.document_vectors_table, make_tables.compare_table),
+    )
+    assert [table(tmp_path) for table in tables] == [""] * 4
+
+    def write(place, **facts):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(facts))
+
+    for seed, score in enumerate((0.7, 0.8)):
+        run = {"pooling": "mean", "mode": "frozen", "train_s": 10, "peak_mb": 1000}
+        write(f"poolings/stsb/mean-frozen-s{seed}.json", **run, test={"spearman": score})
+    write(
+        "poolings/stsb/cls-tuned-s0.json",
+        **{"pooling": "cls", "mode": "tuned", "train_s": 90, "peak_mb": 2000},
+        test={"spearman": 0.85},
+    )
+    write("poolings/stsb/reading.json", seconds=1)
+    assert make_tables.pooling_runs_table(tmp_path).splitlines()[-2:] == [
+        "| cls | – | 85.0 | – | – | 90 s | 2,000 |",
+        "| mean | 75.0 ± 7.1 | – | 10 s | 1,000 | – | – |",
+    ]
+    shared = {"set": "sst2", "rows": 100, "train_s": 5.0}
+    write("frozen_or_tuned/a.json", **shared, contender="frozen:learner=best", score=0.8)
+    write("frozen_or_tuned/b.json", **shared, contender="finetune:lr=1", score=0.7)
+    expected = "| sst2, 100 rows | 80.0 | 70.0 | 5 s | 5 s |"
+    assert make_tables.frozen_or_tuned_table(tmp_path).splitlines()[-1] == expected
+    write(
+        "document_vectors/a.json",
+        **{"set": "ag_news", "vector": "lda", "width": 100, "accuracy": 0.8, "low": 0.7},
+        **{"high": 0.9, "precision_at_5": 0.6, "nmi": 0.5, "vectors_s": 3, "peak_mb": 400},
+    )
+    expected = "| ag_news, lda | 100 | 80.0 [70.0, 90.0] | 60.0 | 0.50 | 3 s | 400 |"
+    assert make_tables.document_vectors_table(tmp_path).splitlines()[-1] == expected
+    one = {"name": "tfidf", "primary": "accuracy", "score": 0.8, "score_low": 0.7}
+    one |= {"score_high": 0.9, "train_s": 2.4, "throughput_texts_s": 12345.6, "size_mb": 1.25}
+    rows = {"train": 1000, "dev": 1, "test": 200}
+    write("compare/sst2.json", contenders=[one, {**one, "name": "lda", "score": 0.9}], rows=rows)
+    lines = make_tables.compare_table(tmp_path).splitlines()
+    assert lines[0] == "**sst2**, 1,000 rows to learn from, 200 to judge"
+    assert lines[-2].startswith("| lda | 90.0 [70.0, 90.0] |")
+    assert lines[-1] == "| tfidf | 80.0 [70.0, 90.0] | 2 s | 12,346 | 1.2 |"

@@ -17,6 +17,7 @@ from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.features.classic import fit_classic
 from bertwright.features.frozen import freeze, with_reads
+from bertwright.features.learners import LEARNERS
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
@@ -129,7 +130,8 @@ class FrozenContender(EncoderContender):
     pooling: str = "mean"
     """As in finetune --pooling."""
     learner: str = "logistic"
-    """As in finetune --learner; for poolings that are trained it is a head of ours."""
+    """As in finetune --learner (best: the one that cross-validation prefers); poolings that are
+    trained have a head of ours."""
     epochs: float = 10.0
     """Of a pooling that is trained."""
     lr: float = 3e-3
@@ -138,6 +140,8 @@ class FrozenContender(EncoderContender):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_pooling(self.pooling)
+        if self.learner != "best":
+            LEARNERS[self.learner]
 
     def fit(
         self,
@@ -166,7 +170,8 @@ class FrozenContender(EncoderContender):
                 )
                 _train(model, read, read_dev, task, training, Path(folder) / "run")
             else:
-                fit_classic(model, read, task, learners=[self.learner], seed=seed)
+                learners = list(LEARNERS) if self.learner == "best" else [self.learner]
+                fit_classic(model, read, task, learners=learners, seed=seed)
         return EncoderClassifier(model.eval())
 
 
@@ -210,7 +215,6 @@ class WordsContender(EncoderContender):
     ) -> WordsClassifier:
         """Fit logistic regression to the means of word vectors."""
         from bertwright.features.classic import fit_temperature
-        from bertwright.features.learners import LEARNERS
 
         model = self.build(num_classes, seed, pooling="mean", head="linear")
         embeddings: Any = model.encoder.get_input_embeddings()

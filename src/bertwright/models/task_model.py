@@ -6,14 +6,12 @@ Shapes: B batch, L length, D model width, N heads, C classes, K layers.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +37,14 @@ from bertwright.models.encoder import (
 )
 from bertwright.models.heads import HeadConfig, StockHead, VectorHead, build_head
 from bertwright.models.heads.stock import init_stock_head
+from bertwright.models.manifest import (
+    FORMAT_VERSION,
+    HEADS,
+    MANIFEST,
+    check_file,
+    read_manifest,
+    read_outputs,
+)
 from bertwright.models.outputs import Outputs, OutputScale
 from bertwright.models.pooling import EncoderShape, Pooling, States, build_pooling, check_pooling
 from bertwright.models.recorder import Recorder
@@ -55,10 +61,6 @@ __all__ = [
     "copy_with_layers",
 ]
 
-FORMAT_VERSION = 1
-
-_MANIFEST = "bertwright.json"
-_HEADS = "heads.safetensors"
 _XLNET_CLS_SEGMENT = 2
 
 
@@ -296,8 +298,8 @@ class TaskModel(nn.Module):
 
     def write_head(self, folder: Path) -> None:
         """Write all but the encoder and the tokenizer into a folder that is there."""
-        save_file(self._head_tensors(), folder / _HEADS)
-        write_json(folder / _MANIFEST, self._manifest())
+        save_file(self._head_tensors(), folder / HEADS)
+        write_json(folder / MANIFEST, self._manifest())
 
     def _head_tensors(self) -> dict[str, Tensor]:
         return {n: tensor.contiguous() for n, tensor in self.learned_parts.state_dict().items()}
@@ -328,24 +330,24 @@ class TaskModel(nn.Module):
         folder = find_model_dir(path)
         if folder is None:
             raise ModelLoadError(
-                f"{path} is not a model saved by bertwright (it has no {_MANIFEST})",
+                f"{path} is not a model saved by bertwright (it has no {MANIFEST})",
                 hint="give the directory that --out named, or its model/ folder",
             )
-        manifest, home = _read_manifest(folder / _MANIFEST), encoder_home(folder)
+        manifest, home = read_manifest(folder / MANIFEST), encoder_home(folder)
         for file in ("config.json", "model.safetensors"):
             if file == "config.json" or not list((home / "encoder").glob("*.index.json")):
-                _check_file(home / "encoder" / file)
+                check_file(home / "encoder" / file)
         for file in ("tokenizer.json", "tokenizer_config.json"):
             if (home / file).exists():
-                _check_file(home / file)
-        _check_file(folder / _HEADS)
+                check_file(home / file)
+        check_file(folder / HEADS)
         try:
             encoder, _ = load_encoder(home / "encoder")
             tokenizer = load_tokenizer(str(home))
         except BertwrightError as error:
             raise CheckpointError(f"{folder}: {error.message}", hint=error.hint) from error
-        model = _from_manifest(encoder, tokenizer, manifest, folder / _MANIFEST)
-        _load_head(model, folder / _HEADS)
+        model = _from_manifest(encoder, tokenizer, manifest, folder / MANIFEST)
+        _load_head(model, folder / HEADS)
         return model.eval()
 
 
@@ -354,35 +356,6 @@ def _mark_last_token(attention_mask: Tensor) -> Tensor:
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = (attention_mask * positions).argmax(dim=1, keepdim=True)
     return (positions == last).long() * _XLNET_CLS_SEGMENT
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    _check_file(path)
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if not isinstance(version, int):
-        raise CheckpointError(f"{path} has no format_version: it is not bertwright's")
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} is of format {version}; this bertwright reads up to {FORMAT_VERSION}",
-            hint="pip install --upgrade bertwright",
-        )
-    return manifest
-
-
-def _check_file(path: Path) -> None:
-    """Raise a CheckpointError that names `path` unless it is there and whole."""
-    hint = "the directory was copied in part or damaged; save or copy it again"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing", hint=hint)
-    try:
-        if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
-        else:
-            with safe_open(path, framework="pt"):
-                pass
-    except (ValueError, SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", hint=hint) from error
 
 
 def _from_manifest(
@@ -403,19 +376,13 @@ def _from_manifest(
                 surgery=SurgeryPlan.from_json(manifest["surgery"]),
                 lineage=manifest["lineage"],
                 max_length=manifest["max_length"],
-                outputs=_read_outputs(manifest, str(path)),
+                outputs=read_outputs(manifest, str(path)),
                 decoding=manifest.get("decoding"),
             )
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, AttributeError, UsageError) as error:
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-
-
-def _read_outputs(manifest: dict[str, Any], source: str) -> Outputs | None:
-    """Return what the manifest says; those of the first release say nothing: one a label."""
-    values = manifest.get("outputs")
-    return None if values is None else config_from_dict(Outputs, values, source=source)
 
 
 def _load_head(model: TaskModel, path: Path) -> None:

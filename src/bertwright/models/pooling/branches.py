@@ -97,15 +97,13 @@ class ParallelPooling(Pooling):
     def learned(self, read: Tensor, mask: Tensor) -> Tensor:
         """Return [B, D]."""
         padding = ~mask.unsqueeze(-1)
-        found: list[Tensor] = []
-        above: Tensor | None = None
+        outputs: list[Tensor] = []
         for place, block in enumerate(self.blocks):
             hidden = read[:, place].masked_fill(padding, 0.0)
-            if self.adds_above and above is not None:
-                hidden = hidden + above
-            above = block(hidden, mask)
-            found.append(self.cls_of(above, mask))
-        return torch.stack(found).mean(dim=0)
+            if self.adds_above and outputs:
+                hidden = hidden + outputs[-1]
+            outputs.append(block(hidden, mask))
+        return torch.stack([self.cls_of(output, mask) for output in outputs]).mean(dim=0)
 
     def number_for(self, num_layers: int) -> int | None:
         """Return as many branches, as far as there are layers for them."""
