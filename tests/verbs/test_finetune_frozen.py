@@ -141,3 +141,30 @@ def test_classic_heads_are_in_the_engines_graphs(learner, engine, encoder_dir, d
 def test_what_does_not_go_together_is_said(more, error, says, encoder_dir, data, tmp_path):
     with pytest.raises(error, match=says):
         bertwright.finetune(**given(encoder_dir, data, out=str(tmp_path / "r"), **more))
+
+
+@pytest.fixture(scope="module")
+def neighbours(teacher, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("frozen") / "run"
+    bertwright.finetune(**given(teacher, data, learner="nearest", pooling="mean", out=str(out)))
+    return out
+
+
+def test_a_fitted_head_is_no_teacher_to_train_students_of(neighbours, data, tmp_path):
+    options = {"data": data["train"], "eval_data": data["dev"], "max_length": 16}
+    with pytest.raises(ConfigError, match="nearest passes no gradient"):
+        bertwright.distil(
+            teacher=str(neighbours), layers=2, method=("none",), out=str(tmp_path / "s"), **options
+        )
+
+
+def test_compress_then_tries_the_engines_alone(neighbours, data, tmp_path, capsys):
+    small = {"engines": ("openvino",), "repeats": 1, "measure_rows": 20, "latency_rows": 5}
+    bertwright.compress(
+        **{"model": str(neighbours), "data": data["train"], "eval_data": data["dev"]},
+        **{"keep": 0.5, "max_length": 16, "threads": 1, "out": str(tmp_path / "c"), **small},
+    )
+    assert "no students" in capsys.readouterr().err
+    frontier = json.loads((tmp_path / "c" / "frontier.json").read_text())
+    assert {one["layers"] for one in frontier["candidates"]} == {4}
+    assert "int8" in {one["precision"] for one in frontier["candidates"]}

@@ -49,9 +49,11 @@ class LmContender(Contender):
     width: int = 128
     """D of an embedded piece."""
     layers: int = 2
+    """Of the language model."""
     max_pieces: int = 128
     """What of a text is read."""
     dropout: float = 0.3
+    """Of the language model and the classifier."""
     unknown: float = 0.1
     """Share of pieces that are read as the unknown one, in training."""
     lm_epochs: int = 6
@@ -59,9 +61,11 @@ class LmContender(Contender):
     lm_minutes: float | None = None
     """Ends the language model's training early; then the same seed may give another one."""
     lm_lr: float = 2e-3
+    """Peak learning rate of the language model."""
     epochs: int = 10
     """Of the classifier; the best on dev is kept."""
     lr: float = 1e-3
+    """Peak learning rate of the classifier."""
     lm_weight: float = 0.0
     """Of the language model's loss beside the classifier's, where the model learns too."""
 
@@ -166,6 +170,7 @@ class BiLstmLmContender(LmContender):
     last_only = False
 
     lr: float = 3e-3
+    """Peak learning rate of the classifier."""
 
     def build(self, counts: Tensor) -> BiLstmLanguageModel:
         """Return two stacks of LSTMs."""
@@ -203,8 +208,11 @@ class CausalLmContender(LmContender):
     width: int = 128
     """D of an embedded piece, and of all layers."""
     layers: int = 4
+    """Of the language model."""
     heads: int = 4
+    """Attention heads of a layer; a divisor of the width."""
     dropout: float = 0.1
+    """Of the language model and the classifier."""
     lm_weight: float = 0.5
     """Of the language model's loss beside the classifier's, where the model learns too."""
 

@@ -46,6 +46,7 @@ from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_dir, write_json
 from bertwright.methods.replace.theseus import check_pooling_fits
+from bertwright.models.heads.fitted import has_fitted_head
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
@@ -98,6 +99,13 @@ def search(
     plans = plan_students(
         depth, depths=config.depths, methods=config.student_methods, seed=training.seed
     )
+    if has_fitted_head(teacher):
+        console.print(
+            f"a head of {teacher.config.head} passes no gradient, so there are no students: the "
+            "teacher alone is tried, in all engines",
+            markup=False,
+        )
+        plans = []
     if any(plan.method == "theseus" for plan in plans):
         check_pooling_fits(teacher)
     specs = wanted_specs(config.engines, config.tried_precisions)

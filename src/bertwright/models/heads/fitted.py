@@ -12,10 +12,15 @@ from torch import Tensor, nn
 
 from bertwright.models.outputs import Outputs
 
-__all__ = ["FittedHead", "NeighbourHead", "TreesHead"]
+__all__ = ["FittedHead", "NeighbourHead", "TreesHead", "has_fitted_head"]
 
 TREE_LEVELS = 3
 """Questions on the way to a leaf, at most."""
+
+
+def has_fitted_head(model: nn.Module) -> bool:
+    """Return whether a part of the model passes no gradient to what is below it."""
+    return any(isinstance(module, FittedHead) for module in model.modules())
 
 
 class FittedHead(nn.Module):
