@@ -4,8 +4,9 @@
 
 MiniLM. Frozen: the mean of the last layer's states and the classifier that cross-validation
 prefers. Tuned: more epochs where rows are few, so that it takes 200 steps or more; the rows are
-given several times over, so that there are six evaluations and not sixty. Rows are drawn anew with each seed; all rows are trained on with one seed. Each run has a process of its own and
-leaves `results/frozen_or_tuned/SET-ROWS-WAY-sSEED.json`; what is there is not done again.
+given several times over, so that there are six evaluations and not sixty. Rows are drawn anew with
+each seed; all rows are trained on with one seed. Each run has a process of its own and leaves
+`results/frozen_or_tuned/SET-ROWS-WAY-sSEED.json`; what is there is not done again.
 """
 
 from __future__ import annotations
