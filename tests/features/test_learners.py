@@ -158,5 +158,7 @@ def test_rows_of_one_class_alone_are_defined(name):
 def test_what_would_take_hours_is_not_tried():
     assert not LEARNERS["svm"]().affordable(15000, 384, Outputs(150))
     assert not LEARNERS["boosting"]().affordable(15000, 384, Outputs(150))
+    assert not LEARNERS["boosting"]().affordable(100, 384, Outputs(150))
+    assert LEARNERS["boosting"]().affordable(5000, 384, Outputs(2))
     assert LEARNERS["ridge"]().affordable(15000, 384, Outputs(150))
     assert not LEARNERS["logistic"]().affordable(100, 8, NUMBERS)

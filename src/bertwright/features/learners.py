@@ -303,6 +303,11 @@ class Boosting(Learner):
     head = "trees"
     grid = tuple({"rounds": value} for value in (100, 300))
     most_work = 2e7
+    most_outputs = 20
+
+    def affordable(self, rows: int, width: int, outputs: Outputs) -> bool:
+        few = outputs.count <= self.most_outputs
+        return few and super().affordable(rows, width, outputs)
 
     def fit(
         self, x: np.ndarray, y: np.ndarray, outputs: Outputs, setting: Mapping[str, Any], seed: int

@@ -70,7 +70,8 @@ class ModelConfig(HeadConfig):
 
     pooling: str | None = None
     """How token states become one vector: cls, mean, max, weighted-layers:4, wk, ... (all of them:
-    bertwright methods). Without it, as the task has it: mean where vectors are wanted, else cls."""
+    bertwright methods). Without it mean where vectors are wanted or the encoder is frozen, else
+    cls."""
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bertwright.config import config_to_dict, require
@@ -40,7 +40,7 @@ EXAMPLES = (
     ("a quick try", "--data train.jsonl --max-rows 500 --max-steps 50 --out runs/try"),
     (
         "few rows, or little time: the encoder stays as it is",
-        "--frozen --pooling mean --data train.csv --out runs/frozen",
+        "--frozen --data train.csv --out runs/frozen",
     ),
     ("carry a broken-off run on", "--data train.csv --out runs/intents --resume"),
 )
@@ -123,7 +123,7 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
         config.model,
         task=task.spec,
         labels=labels,
-        config=config.classifier,
+        config=_classifier(config),
         max_length=training.max_length,
         seed=training.seed,
         outputs=task.outputs(labels),
@@ -155,6 +155,14 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
         "recipe": {"verb": "finetune", **config_to_dict(config)},
     }
     return save_trained(model, result, run_dir, num_rows=len(rows), num_eval_rows=len(eval_rows))
+
+
+def _classifier(config: FinetuneConfig) -> ModelConfig:
+    """Return what stands on the encoder: without a word about pooling, a frozen one has a mean."""
+    given = config.classifier
+    if config.freezing.frozen and given.pooling is None:
+        return replace(given, pooling="mean")
+    return given
 
 
 def _first_layers(model: TaskModel, count: int) -> TaskModel:
