@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bertwright.insight.comparison import _plot, _rate, _slowness, render_comparison
+from bertwright.insight.comparison import _label, _plot, _rate, _slowness, render_comparison
 
 
 def contender(name, score, train_s, rate, **more):
@@ -67,6 +67,15 @@ def test_the_line_joins_those_that_none_beats(x_of, best):
     for point in plot.points:
         assert plot.area.left <= point.x <= plot.area.right
         assert plot.area.top <= point.high <= point.y <= point.low <= plot.area.bottom
+
+
+def test_labels_are_short_unless_they_are_anothers():
+    taken = {"tfidf", "frozen:pooling=tfidf", "frozen:pooling=max"}
+    assert _label("frozen:pooling=max", False, taken, 900) == "max"
+    assert _label("frozen:pooling=tfidf", False, taken, 900) == "frozen tfidf"
+    assert _label("tfidf", False, taken, 400) == "tfidf"
+    assert _label("frozen:pooling=max", False, taken, 400) is None
+    assert _label("frozen:pooling=max", True, taken, 400) == "max"
 
 
 def test_a_page_without_a_finished_contender_says_why(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ _FAMILIES = (
 )
 _SIZES = {"broad": (900.0, 440.0), "narrow": (400.0, 440.0)}
 _SHORTEST_S = 0.01
+_POOLING = "frozen:pooling="
 
 
 def render_comparison(summary: Mapping[str, Any], path: str | Path) -> Path:
@@ -94,13 +95,14 @@ def _plot(
             for one in contenders
         ]
     )
+    taken = {one["name"] for one in contenders}
     models = [
         {
             **{key: one[key] for key in ("name", "score", "score_low", "score_high")},
             "throughput_texts_s": x_of(one),
             "css": one["family"]["css"] + (" full" if one["name"] in best_at else " hollow"),
             "shape": one["family"]["shape"],
-            "label": _short(one["name"]),
+            "label": _label(one["name"], one["name"] in best_at, taken, width),
             "must_label": False,
             "title": f"{one['name']}: {score(one['score'])} "
             f"({score(one['score_low'])} to {score(one['score_high'])}), "
@@ -113,9 +115,17 @@ def _plot(
     )
 
 
-def _short(name: str) -> str:
-    """Return `max` for `frozen:pooling=max`: the family's mark says the rest."""
-    return name.removeprefix("frozen:pooling=")
+def _label(name: str, is_best: bool, taken: Collection[str], width: float) -> str | None:
+    """Return `max` for `frozen:pooling=max` (the mark says the rest), unless that is another's.
+
+    A narrow chart names such a one only where none beats it.
+    """
+    pooling = name.removeprefix(_POOLING)
+    if pooling == name:
+        return name
+    if width < _SIZES["broad"][0] and not is_best:
+        return None
+    return f"frozen {pooling}" if pooling in taken else pooling
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
