@@ -102,6 +102,32 @@ def read_all(args: argparse.Namespace, folder: Path) -> None:
     )
 
 
+def score_untrained(args: argparse.Namespace, folder: Path) -> None:
+    """Judge the cosines of vectors as they are, of poolings that need no training; a child."""
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    from bertwright.data.load import load_rows
+    from bertwright.data.tokenise import tokenise
+    from bertwright.features.extract import Extractor, Wanted
+    from bertwright.tasks import find_task
+
+    name = args.child[0]
+    model, parts = model_and_rows(name, "mean", folder)
+    task = find_task(SETUPS[name].task)
+    rows = load_rows(folder / "test.jsonl", schema=task.schema)
+    encoded = tokenise(rows, model.tokenizer, encoder=task.encoder, max_length=128)
+    wanted = [Wanted(pooling=p) for p, kind in POOLINGS.items() if not kind.random_at_first]
+    extractor = Extractor(model, wanted, normalize=True)
+    extractor.fit(parts["train"])
+    scores = np.asarray(encoded.field("scores", np.arange(len(encoded))))[::2]
+    found = {
+        pooling: {"spearman": float(spearmanr((x[::2] * x[1::2]).sum(axis=1), scores).statistic)}
+        for pooling, x in extractor.vectors(encoded).items()
+    }
+    write_json(RESULTS / name / "untrained.json", {"set": name, "test": found})
+
+
 def model_and_rows(name: str, pooling: str, folder: Path) -> tuple:
     """Return a model as `finetune` builds it, and the task and the encoded rows by split."""
     from bertwright.data.load import load_rows
@@ -224,12 +250,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         folder = args.work_dir / args.child[0]
-        (read_all if len(args.child) == 1 else train_all)(args, folder)
+        jobs = {1: read_all, 2: score_untrained, 3: train_all}
+        jobs[len(args.child)](args, folder)
         return
     for name in args.sets:
         write_splits(args, name)
         if not (RESULTS / name / "reading.json").exists():
             run_child(args, [name])
+        if SETUPS[name].task == "embed" and not (RESULTS / name / "untrained.json").exists():
+            run_child(args, [name, "untrained"])
         # Those that read every token's state take the longest: last.
         for pooling in sorted(args.poolings or POOLINGS, key=lambda p: POOLINGS[p].reads_tokens):
             run_seeds(args, name, pooling, "frozen", args.seeds)

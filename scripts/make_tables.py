@@ -209,9 +209,11 @@ def pooling_runs_table(results: Path) -> str:
             run = read_json(path)
             runs.setdefault(run["pooling"], {}).setdefault(run["mode"], []).append(run)
         metric = POOLING_METRICS[folder.name]
+        untrained = _untrained(folder, metric)
         rows = [
             [
                 pooling,
+                *([untrained.get(pooling, "–")] if untrained else []),
                 *(
                     _over_seeds([run["test"][metric] for run in modes.get(mode, ())])
                     for mode in ("frozen", "tuned")
@@ -227,10 +229,28 @@ def pooling_runs_table(results: Path) -> str:
             ]
             for pooling, modes in runs.items()
         ]
-        rows.sort(key=lambda row: row[1], reverse=True)
-        header = ["pooling", "frozen", "tuned", "frozen: training", "MiB", "tuned: training", "MiB"]
+        rows.sort(key=lambda row: row[2 if untrained else 1], reverse=True)
+        header = [
+            "pooling",
+            *(["untrained"] if untrained else []),
+            "frozen",
+            "tuned",
+            "frozen: training",
+            "MiB",
+            "tuned: training",
+            "MiB",
+        ]
         parts.append(f"**{folder.name}**, {metric} on test\n\n{markdown_table(header, rows)}")
     return "\n\n".join(parts)
+
+
+def _untrained(folder: Path, metric: str) -> dict[str, str]:
+    """Return the score of each pooling that was judged without training."""
+    path = folder / "untrained.json"
+    if not path.exists():
+        return {}
+    found = read_json(path)["test"]
+    return {pooling: f"{100 * scores[metric]:.1f}" for pooling, scores in found.items()}
 
 
 def frozen_or_tuned_table(results: Path) -> str:

@@ -318,6 +318,11 @@ def test_the_tables_of_frozen_encoders_and_contenders(make_tables, tmp_path):
         "| mean | 75.0 ± 7.1 | – | 10 s | 1,000 | – | – |",
     ]
     shared = {"set": "sst2", "rows": 100, "train_s": 5.0}
+    write("poolings/stsb/untrained.json", test={"mean": {"spearman": 0.654}})
+    assert make_tables.pooling_runs_table(tmp_path).splitlines()[-2:] == [
+        "| cls | – | – | 85.0 | – | – | 90 s | 2,000 |",
+        "| mean | 65.4 | 75.0 ± 7.1 | – | 10 s | 1,000 | – | – |",
+    ]
     write("frozen_or_tuned/a.json", **shared, contender="frozen:learner=best", score=0.8)
     write("frozen_or_tuned/b.json", **shared, contender="finetune:lr=1", score=0.7)
     expected = "| sst2, 100 rows | 80.0 | 70.0 | 5 s | 5 s |"
