@@ -81,6 +81,7 @@ def test_the_report_gets_curves_confusion_and_disagreements(searched, rows):
         assert row["teacher"] != row["chosen"] and row["text"] in rows.dev.texts()
 
 
+@pytest.mark.slow  # the command's own test asks a search anew as well
 def test_a_search_taken_up_again_trains_nothing_twice(searched, rows, teacher_dir):
     out, first = searched
     models = sorted((out / "students").glob("*/model/encoder/model.safetensors"))

@@ -8,11 +8,19 @@ import torch
 
 from bertwright.engines.compile import compile_model, open_session
 from bertwright.engines.torch_engine import TorchSession
+from bertwright.models.pooling import POOLINGS
 from engines_models import make_model
-from pooling_states import SPECS
 
 LENGTHS = (1, 7, 128)
-POOLED = [s for s in SPECS if s not in ("cls-layer", "concat-last", "weighted-layers", "wk:2")]
+EACH = (
+    *("cls", "pooler", "mean", "max", "mean-max", "conv1d:5", "dense:7", "tfidf", "sif"),
+    *("cls-layer:2", "concat-last:3", "weighted-layers:3", "lstm:5", "gru:4", "attention"),
+    *("wk", "parallel:2", "hierarchical:3"),
+)
+
+
+def test_every_pooling_is_tried():
+    assert [spec.partition(":")[0] for spec in EACH] == list(POOLINGS)
 
 
 def inputs_of(lengths, vocab_size=60, width=None):
@@ -23,7 +31,7 @@ def inputs_of(lengths, vocab_size=60, width=None):
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("spec", [s for s in POOLED if s not in ("cls-layer:2", "concat-last:3")])
+@pytest.mark.parametrize("spec", EACH)
 def test_logits_agree_with_torch(spec, engine, tmp_path):
     model = make_model(pooling=spec)
     for parameter in model.pooling.parameters():

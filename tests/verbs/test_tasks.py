@@ -53,7 +53,7 @@ def test_a_task_goes_the_whole_road(task, encoder_dir, tmp_path):
         test_data=str(files["test"]),
         keep=0.3,
         depths=(2,),
-        students=("control", "distil"),
+        students=("distil",),
         engines=("openvino",),
         tolerance_points=20,
         repeats=1,
@@ -65,7 +65,7 @@ def test_a_task_goes_the_whole_road(task, encoder_dir, tmp_path):
     )
     found = small.frontier
     assert found["teacher"]["primary"] == teacher.primary
-    assert {c["method"] for c in found["candidates"]} == {"teacher", "control", "distil"}
+    assert {c["method"] for c in found["candidates"]} == {"teacher", "distil"}
     assert 0 < small.chosen["kept_low"] <= small.chosen["kept"] and "test_kept" in small.chosen
     assert small.report.read_text(encoding="utf-8").count("<svg") >= 1
     scored = bertwright.evaluate(

@@ -96,18 +96,7 @@ def search(
     teacher_dir, out = model_folder(teacher_dir), Path(out)
     teacher = TaskModel.load(teacher_dir)
     depth = get_roles(teacher.encoder).num_layers
-    plans = plan_students(
-        depth, depths=config.depths, methods=config.student_methods, seed=training.seed
-    )
-    if has_fitted_head(teacher):
-        console.print(
-            f"a head of {teacher.config.head} passes no gradient, so there are no students: the "
-            "teacher alone is tried, in all engines",
-            markup=False,
-        )
-        plans = []
-    if any(plan.method == "theseus" for plan in plans):
-        check_pooling_fits(teacher)
+    plans = _plan(teacher, config, training.seed)
     specs = wanted_specs(config.engines, config.tried_precisions)
     task = find_task(teacher.task)
     train_rows = _encode(rows.train, teacher, task.training_encoder)
@@ -284,6 +273,26 @@ def _asked_for(
     """
     wanted = {str(spec) for spec in specs}
     return [c for c in candidates if c["name"].partition("@")[2] in wanted] or candidates
+
+
+def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPlan]:
+    """Return the students to train; none of a teacher whose head passes no gradient."""
+    plans = plan_students(
+        get_roles(teacher.encoder).num_layers,
+        depths=config.depths,
+        methods=config.student_methods,
+        seed=seed,
+    )
+    if has_fitted_head(teacher):
+        console.print(
+            f"a head of {teacher.config.head} passes no gradient, so there are no students: the "
+            "teacher alone is tried, in all engines",
+            markup=False,
+        )
+        return []
+    if any(plan.method == "theseus" for plan in plans):
+        check_pooling_fits(teacher)
+    return plans
 
 
 def _encode(rows: Rows, teacher: TaskModel, encoder: RowEncoder) -> EncodedRows:
