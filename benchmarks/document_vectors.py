@@ -95,7 +95,8 @@ class Reader:
         order = np.argsort([-len(ids) for ids in pieces])
         for begin in range(0, len(order), 16):
             chosen = order[begin : begin + 16]
-            rows = [tokenizer.build_inputs_with_special_tokens(pieces[place]) for place in chosen]
+            ends = tokenizer.cls_token_id, tokenizer.sep_token_id
+            rows = [[ends[0], *pieces[place], ends[1]] for place in chosen]
             length = max(map(len, rows))
             ids = torch.tensor(
                 [row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows]
