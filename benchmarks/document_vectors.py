@@ -174,7 +174,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pause", type=Path)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -182,8 +181,6 @@ def main() -> None:
         return
     for name in SETS:
         for kind in VECTORS:
-            while args.pause is not None and args.pause.exists():
-                time.sleep(2)
             if not (RESULTS / f"{name}-{kind}.json").exists():
                 print(name, kind, file=sys.stderr, flush=True)
                 command = [sys.executable, __file__, "--data-dir", str(args.data_dir)]

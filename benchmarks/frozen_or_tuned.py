@@ -55,15 +55,12 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pause", type=Path)
     args = parser.parse_args()
     for count in TIMES:
         for seed in range(SEEDS.get(count, args.seeds)):
             for name in SETS:
                 for way, contender in contenders(name, count).items():
                     out = RESULTS / f"{name}-{count or 'all'}-{way}-s{seed}.json"
-                    while args.pause is not None and args.pause.exists():
-                        time.sleep(2)
                     if not out.exists():
                         run(args, name, count, contender, seed, out)
 

@@ -8,7 +8,7 @@ that have the best frozen scores on dev. Frozen runs share one reading of the te
 poolings in one pass (`reading.json` has what that took); each pooling has a process of its own,
 which tells the seconds of its trainings and the most memory it had resident. A run leaves
 `results/poolings/SET/POOLING-MODE-sSEED.json`; what is there already is not done again.
-`--pause FILE`: while that file exists, no process is begun. clear has 1,000 training rows.
+clear has 1,000 training rows.
 """
 
 from __future__ import annotations
@@ -244,7 +244,6 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=list(SETUPS), default=list(SETUPS))
     parser.add_argument("--poolings", nargs="*", choices=list(POOLINGS))
     parser.add_argument("--frozen-only", action="store_true")
-    parser.add_argument("--pause", type=Path)
     parser.add_argument("--only", nargs="*", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -285,8 +284,6 @@ def run_seeds(args: argparse.Namespace, name: str, pooling: str, mode: str, seed
 
 def run_child(args: argparse.Namespace, child: list[str], more: list[str] | None = None) -> None:
     """Do some runs in a process; what was read of the texts is kept for the next ones."""
-    while args.pause is not None and args.pause.exists():
-        time.sleep(2)
     command = [
         *(sys.executable, __file__, "--data-dir", str(args.data_dir)),
         *("--work-dir", str(args.work_dir), "--threads", str(args.threads)),

@@ -76,8 +76,8 @@ def test_words_are_means_of_the_embeddings(encoder, texts):
         classifier.vectors(texts[0].texts), texts[0].labels, Outputs(3), {"C": 3.0}, 0
     )
     weight = head.out.weight.detach().numpy()
-    cosine = (weight * classifier.weight).sum() / np.linalg.norm(weight)
-    assert cosine / np.linalg.norm(classifier.weight) > 0.9
+    cosine = (weight * classifier.linear.weight).sum() / np.linalg.norm(weight)
+    assert cosine / np.linalg.norm(classifier.linear.weight) > 0.9
 
 
 def test_a_student_takes_the_teacher_that_is_kept(encoder, texts, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +26,12 @@ from tiny import tiny_tokenizer
 NUM_PIECES, WIDTH = 30, 12
 
 
-def model_of(kind: str, **options: float) -> LanguageModel:
+def model_of(kind: str, **options: Any) -> LanguageModel:
     torch.manual_seed(0)
     counts = torch.arange(NUM_PIECES) % 7 + 1.0
     if kind == "both":
-        return BiLstmLanguageModel(counts, WIDTH, **options).eval()  # type: ignore[arg-type]
-    return CausalLanguageModel(counts, WIDTH, max_pieces=20, **options).eval()  # type: ignore[arg-type]
+        return BiLstmLanguageModel(counts, WIDTH, **options).eval()
+    return CausalLanguageModel(counts, WIDTH, max_pieces=20, **options).eval()
 
 
 def rows_of(*lengths: int) -> list[np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,4 +122,3 @@ def test_vectors_and_tokens_have_no_fitted_head_and_no_bag(outputs, config):
 def test_a_bag_of_no_heads_is_refused():
     with pytest.raises(ConfigError, match="--head-bags 0"):
         HeadConfig(head_bags=0)
-    assert np.isfinite(HeadConfig().head_bags)

@@ -167,3 +167,9 @@ def test_compress_then_has_no_students(neighbours, teacher, capsys):
     assert _plan(TaskModel.load(neighbours), config, 0) == []
     assert "no students" in capsys.readouterr().err
     assert len(_plan(TaskModel.load(teacher), config, 0)) > 3
+
+
+@pytest.mark.parametrize("head", [{"head": "trees"}, {"head": "linear", "head_bags": 2}])
+def test_several_tasks_have_no_head_that_is_not_trained_with_them(head, tmp_path):
+    with pytest.raises(ConfigError, match="--head"):
+        bertwright.multitask(part=("a:data=x.csv", "b:data=y.csv"), out=str(tmp_path), **head)

@@ -184,7 +184,7 @@ class TfidfContender(Contender):
         cost="Seconds on a CPU; C weights an n-gram.",
         expected_effect="The figure that every encoder has to beat: often close on topics and "
         "intents, well below on sentiment.",
-        expected_source="Common experience; see this repository's own comparison.",
+        expected_source="Common experience; bertwright compare measures it on yours.",
         when_to_use="Always, as the simplest alternative.",
         when_not_to_use="As the only contender: word order beyond pairs is lost on it.",
         siblings="ngrams learns short vectors of the same n-grams; lda takes topics for words.",

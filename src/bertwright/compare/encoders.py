@@ -11,13 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bertwright.card import MethodCard
+from bertwright.compare.bag_of_words import LinearClassifier
 from bertwright.compare.contender import Contender, LabelledTexts, ReportProgress
 from bertwright.config import require
+from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.features.classic import fit_classic
 from bertwright.features.frozen import freeze, with_reads
-from bertwright.features.learners import LEARNERS
+from bertwright.features.learners import LEARNERS, learners_named
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
@@ -71,15 +73,9 @@ def _encode(
         rows,
         schema=task.schema,
         need_label=labels is not None,
-        labels=None if labels is None else _label_set(model.labels),
+        labels=None if labels is None else LabelSet(tuple(model.labels)),
     )
     return tokenise(loaded, model.tokenizer, encoder=task.encoder, max_length=model.max_length)
-
-
-def _label_set(names: Sequence[str]) -> Any:
-    from bertwright.data.labels import LabelSet
-
-    return LabelSet(tuple(names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +136,7 @@ class FrozenContender(EncoderContender):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_pooling(self.pooling)
-        if self.learner != "best":
-            LEARNERS[self.learner]
+        learners_named(self.learner)
 
     def fit(
         self,
@@ -170,7 +165,7 @@ class FrozenContender(EncoderContender):
                 )
                 _train(model, read, read_dev, task, training, Path(folder) / "run")
             else:
-                learners = list(LEARNERS) if self.learner == "best" else [self.learner]
+                learners = learners_named(self.learner)
                 fit_classic(model, read, task, learners=learners, seed=seed)
         return EncoderClassifier(model.eval())
 
@@ -196,8 +191,8 @@ class WordsContender(EncoderContender):
         summary="The mean of the encoder's own word vectors, without its layers.",
         equation="logistic regression on v = mean over tokens of E[token] (the sum, normalised)",
         cost="A look-up; no layer is run.",
-        expected_effect="Far below the encoder; what its vocabulary alone knows.",
-        expected_source="Measured here: docs/compare.md.",
+        expected_effect="Not measured on whole sets yet.",
+        expected_source="None: bertwright compare measures it on yours.",
         when_to_use="As the line that the layers have to be above.",
         when_not_to_use="To be good.",
         siblings="tfidf counts words; ngrams learns vectors for the task.",
@@ -214,30 +209,21 @@ class WordsContender(EncoderContender):
         progress: ReportProgress | None = None,
     ) -> WordsClassifier:
         """Fit logistic regression to the means of word vectors."""
-        from bertwright.features.classic import fit_temperature
-
         model = self.build(num_classes, seed, pooling="mean", head="linear")
         embeddings: Any = model.encoder.get_input_embeddings()
         table = embeddings.weight.detach().float().numpy()
-        words = WordsClassifier(table, np.zeros((num_classes, table.shape[1])), model)
+        nothing = LinearClassifier(np.zeros((0, 0)), np.zeros(0))
+        words = WordsClassifier(table, nothing, model)
         x, x_dev = words.vectors(train.texts), words.vectors(dev.texts)
         logistic = LEARNERS["logistic"]()
-        best: tuple[float, WordsClassifier] | None = None
-        for setting in logistic.grid:
-            head: Any = logistic.fit(x, train.labels, model.outputs, setting, seed)
-            weight = head.out.weight.detach().numpy()
-            found = replace(words, weight=weight, bias=head.out.bias.detach().numpy())
-            temperature, _, loss = fit_temperature(
-                x_dev @ weight.T + found.bias, np.asarray(dev.labels)
-            )
-            if best is None or loss < best[0]:
-                best = (
-                    loss,
-                    replace(found, weight=weight / temperature, bias=found.bias / temperature),
-                )
-        if best is None:
-            raise ValueError("there is no setting to choose from")
-        return best[1]
+        fits = [logistic.fit(x, train.labels, model.outputs, s, seed) for s in logistic.grid]
+        linears = [_as_linear(head) for head in fits]
+        right = [(one.logits(x_dev).argmax(axis=1) == dev.labels).sum() for one in linears]
+        return replace(words, linear=linears[int(np.argmax(right))])
+
+
+def _as_linear(head: Any) -> LinearClassifier:
+    return LinearClassifier(head.out.weight.detach().numpy(), head.out.bias.detach().numpy())
 
 
 @dataclass(frozen=True)
@@ -246,12 +232,10 @@ class WordsClassifier:
 
     table: np.ndarray
     """[V, D]."""
-    weight: np.ndarray
-    """[C, D]."""
+    linear: LinearClassifier
+    """[C, D] and [C]."""
     model: TaskModel
     """For its tokenizer and labels."""
-    bias: np.ndarray | float = 0.0
-    """[C]."""
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Return the mean of each text's word vectors, without special tokens, [N, D]."""
@@ -266,12 +250,12 @@ class WordsClassifier:
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return [N, C]."""
-        return (self.vectors(texts) @ self.weight.T + self.bias).astype(np.float32)
+        return self.linear.logits(self.vectors(texts))
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the table and the layer, in fp32."""
-        return 4 * (self.table.size + self.weight.size)
+        return 4 * self.table.size + self.linear.num_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,8 +272,8 @@ class FinetuneContender(EncoderContender):
         equation="mean over rows of -log softmax(head(pooling(H)))[y], by AdamW",
         needs="Labelled texts; an encoder; minutes to hours.",
         cost="Three passes' worth of work a row and epoch.",
-        expected_effect="The best score of this list with thousands of rows.",
-        expected_source="Measured here: docs/compare.md.",
+        expected_effect="GLUE average of BERT-base 79.6, of ELMo's features 71.0.",
+        expected_source="Devlin et al. 2019, table 1, quoted from memory.",
         when_to_use="Where the score matters most.",
         when_not_to_use="With a few hundred rows, look at frozen first.",
         siblings="student is a shallow model that learns from it.",
@@ -354,7 +338,8 @@ class StudentContender(FinetuneContender):
         citation="Hinton, Vinyals, Dean 2015, arXiv:1503.02531",
         equation="KL(softmax(z_t / T) | softmax(z_s / T)) T^2 and the cross-entropy of labels",
         cost="The teacher's training, and then a share of it.",
-        expected_effect="Near the teacher at a multiple of its speed.",
+        expected_effect="clinc150, 2 layers: 97.6% of its teacher's score; the control 96.7%.",
+        expected_source="Measured here: README, in int8.",
         when_to_use="Where the speed matters: bertwright compress searches for the best.",
         siblings="finetune is its teacher.",
     )

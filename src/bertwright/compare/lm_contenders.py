@@ -158,8 +158,7 @@ class BiLstmLmContender(LmContender):
         needs="A tokenizer; the training texts, first without their labels; dev rows for epochs.",
         cost="Minutes on a CPU for 10,000 short texts: two LSTM stacks, one step a piece.",
         expected_effect="With such few texts near a bag of n-grams; ELMo itself had 1B words.",
-        expected_source="This repository's own comparison; the paper's gains are not to be had "
-        "from a task's own texts.",
+        expected_source="A guess from the size of the corpus; bertwright compare measures it.",
         when_to_use="To see what pre-training is worth without its large corpus.",
         when_not_to_use="Where a pretrained encoder is at hand.",
         siblings="causal-lm reads with attention, from the left alone.",

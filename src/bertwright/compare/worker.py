@@ -114,8 +114,7 @@ def _filled(contender: Contender, job: Job) -> Contender:
     if isinstance(contender, EncoderContender):
         given = {"model": job.model, "max_length": job.max_length}
     if isinstance(contender, FinetuneContender):
-        kept = replace(FinetuneContender(), **{f: getattr(contender, f) for f in _TEACHER})
-        given["folder"] = Path(job.models) / f"finetune-s{job.seed}-{_name_of(kept)}"
+        given["folder"] = Path(job.models) / f"finetune-s{job.seed}-{_teacher_of(contender)}"
     if contender.needs_tokenizer:
         given["tokenizer"] = load_tokenizer(job.model)
     return replace(contender, **given)  # pyright: ignore[reportArgumentType]
@@ -124,7 +123,8 @@ def _filled(contender: Contender, job: Job) -> Contender:
 _TEACHER = ("pooling", "epochs", "lr", "batch_size")
 
 
-def _name_of(contender: FinetuneContender) -> str:
+def _teacher_of(contender: FinetuneContender) -> str:
+    """Return a name for the options of the fine-tuned model; a student's are its teacher's."""
     return "-".join(f"{getattr(contender, name)}" for name in _TEACHER).replace(":", "_")
 
 

@@ -46,7 +46,7 @@ from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_dir, write_json
 from bertwright.methods.replace.theseus import check_pooling_fits
-from bertwright.models.heads.fitted import has_fitted_head
+from bertwright.models.heads.fitted import find_fitted_head
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
@@ -283,9 +283,10 @@ def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPl
         methods=config.student_methods,
         seed=seed,
     )
-    if has_fitted_head(teacher):
+    fitted = find_fitted_head(teacher)
+    if fitted is not None:
         console.print(
-            f"a head of {teacher.config.head} passes no gradient, so there are no students: the "
+            f"a head of {fitted.name} passes no gradient, so there are no students: the "
             "teacher alone is tried, in all engines",
             markup=False,
         )

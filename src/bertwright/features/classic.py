@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +86,8 @@ def fit_classic(
     the temperature that the folds ask for.
 
     Args:
-        model: its head is replaced, its config says which it has.
+        model: prepared for the rows (`Objective.prepare`); its head is replaced, and its config
+            says which it has.
         encoded: labelled rows with `reads`; one vector a text, of classes or numbers.
         task: says which model is best.
         learners: names in `LEARNERS`.
@@ -98,7 +99,6 @@ def fit_classic(
         DataError: fewer rows than folds.
     """
     _check(model)
-    task.prepare(model, encoded)
     rows = _vectors(model, encoded)
     if len(rows.y) < max(FOLDS, bags):
         raise DataError(f"{len(rows.y)} rows cannot be dealt into {max(FOLDS, bags)} folds")
@@ -123,7 +123,6 @@ def fit_classic(
         for head in heads:
             divide_logits(head, temperature)
     model.head = heads[0] if bags == 1 else BagHead(heads, model.outputs)
-    # `replace` would draw nothing from the base config's head options: they are of other heads.
     model.config = replace(
         model.config, head=_name(heads[0], learner), head_layers=0, head_bags=bags
     )
@@ -215,7 +214,7 @@ def _try_all(
 
 
 def _fit(
-    learner: Learner, rows: _Vectors, outputs: Outputs, setting: dict[str, Any] | Any, seed: int
+    learner: Learner, rows: _Vectors, outputs: Outputs, setting: Mapping[str, Any], seed: int
 ) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")

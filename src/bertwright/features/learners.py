@@ -22,13 +22,13 @@ from bertwright.models.heads.fitted import TREE_LEVELS
 from bertwright.models.outputs import Outputs
 from bertwright.registry import Choices
 
-__all__ = ["LEARNERS", "Learner", "fit_softmax"]
+__all__ = ["BEST", "LEARNERS", "Learner", "fit_softmax", "learners_named"]
 
 _FAMILY = {
     "paper": "Scikit-learn: Machine Learning in Python",
     "year": 2011,
     "citation": "Pedregosa et al. 2011, JMLR 12",
-    "expected_effect": "Below fine-tuning with many rows, near it or above with few.",
+    "expected_effect": "With 100 rows above fine-tuning or below it, by the task.",
     "expected_source": "Measured here: docs/frozen.md.",
 }
 
@@ -389,3 +389,14 @@ def _rounded_down(values: np.ndarray) -> np.ndarray:
 
 _KINDS: tuple[type[Learner], ...] = (Logistic, Svm, Ridge, Nearest, Boosting)
 LEARNERS: Choices[type[Learner]] = Choices("learner", {kind.card.name: kind for kind in _KINDS})
+BEST = "best"
+"""All of them are tried."""
+
+
+def learners_named(name: str) -> tuple[str, ...]:
+    """Return the learners that a name asks for: itself, or all of them for `best`.
+
+    Raises:
+        UnknownChoiceError: there is no such learner.
+    """
+    return tuple(LEARNERS) if name == BEST else (LEARNERS[name].card.name,)

@@ -15,7 +15,7 @@ from torch import nn
 
 from bertwright.data.batching import MODEL_INPUTS
 from bertwright.errors import ConfigError, DataError, NonFiniteLossError
-from bertwright.models.heads.fitted import has_fitted_head
+from bertwright.models.heads.fitted import find_fitted_head
 from bertwright.models.modes import eval_mode
 from bertwright.progress import Progress
 from bertwright.training.config import TrainingConfig
@@ -100,9 +100,10 @@ def train(
     """
     if not train_rows.targets:
         raise DataError("the rows to train on have no labels")
-    if has_fitted_head(model):
+    fitted = find_fitted_head(model)
+    if fitted is not None:
         raise ConfigError(
-            f"a head of {model.config.head} passes no gradient: nothing below it can be trained",
+            f"a head of {fitted.name} passes no gradient: nothing below it can be trained",
             hint="train with --head linear, or freeze with --learner logistic",
         )
     if eval_rows is not None:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from bertwright.errors import ConfigError, UnknownChoiceError
+from bertwright.features.learners import BEST, LEARNERS, learners_named
 from bertwright.files import write_json
-from bertwright.models.heads import BagHead, build_head
+from bertwright.models.heads import BagHead, HeadConfig, build_head
 from bertwright.progress import console
 from bertwright.tasks import find_task
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from bertwright.training.config import TrainingConfig
     from bertwright.training.loop import TrainResult
 
-__all__ = ["FrozenConfig", "check_frozen", "train_frozen"]
+__all__ = ["FrozenConfig", "check_frozen", "check_head_is_trained", "train_frozen"]
 
-BEST, OWN = "best", "own"
+OWN = "own"
 CHOICE_FILE = "learners.json"
 
 
@@ -41,6 +42,24 @@ class FrozenConfig:
     gradients). Without it, best for labels and numbers, own for all else."""
 
 
+def check_head_is_trained(head: HeadConfig) -> None:
+    """Check that a head is one that is trained together with the encoder.
+
+    Raises:
+        ConfigError: it is fitted, or several that are averaged.
+    """
+    if head.head in ("nearest", "trees"):
+        raise ConfigError(
+            f"--head {head.head} is not trained by gradients",
+            hint=f"--frozen --learner {'nearest' if head.head == 'nearest' else 'boosting'}",
+        )
+    if head.head_bags > 1:
+        raise ConfigError(
+            "--head-bags averages heads on a frozen encoder; this one is trained",
+            hint="finetune --frozen, or leave it out",
+        )
+
+
 def check_frozen(config: Any) -> None:
     """Check the options that are for frozen encoders.
 
@@ -52,32 +71,24 @@ def check_frozen(config: Any) -> None:
         UnknownChoiceError: there is no such learner.
     """
     frozen, head = config.freezing, config.classifier
-    if head.head in ("nearest", "trees"):
-        raise ConfigError(
-            f"--head {head.head} is not trained by gradients",
-            hint=f"--frozen --learner {'nearest' if head.head == 'nearest' else 'boosting'}",
-        )
     if not frozen.frozen:
         if frozen.learner is not None:
             raise ConfigError(f"--learner {frozen.learner} is for frozen encoders", hint="--frozen")
-        if head.head_bags > 1:
-            raise ConfigError(
-                "--head-bags averages heads on a frozen encoder; this one is trained",
-                hint="add --frozen, or leave it out",
-            )
+        check_head_is_trained(head)
         return
+    check_head_is_trained(replace(head, head_bags=1))
     if find_task(config.task).name == "senses":
         raise ConfigError(
             "--frozen: senses are found by vectors of an encoder that needs no head",
             hint="--task senses:how=nearest trains nothing",
         )
     if config.method:
-        raise ConfigError(f"--method {config.method[0]} is of no use to a frozen encoder")
-    if frozen.learner not in (None, BEST, OWN):
-        from bertwright.features.learners import LEARNERS
-
-        if frozen.learner not in LEARNERS:
-            raise UnknownChoiceError("learner", str(frozen.learner), [*LEARNERS, BEST, OWN])
+        raise ConfigError(
+            f"--method {config.method[0]} is of no use to a frozen encoder",
+            hint="leave it out, or leave --frozen out",
+        )
+    if frozen.learner not in (None, BEST, OWN, *LEARNERS):
+        raise UnknownChoiceError("learner", str(frozen.learner), [*LEARNERS, BEST, OWN])
 
 
 def train_frozen(
@@ -207,7 +218,6 @@ def _fit_classic(
     learner: str,
 ) -> TrainResult:
     from bertwright.features.classic import fit_classic
-    from bertwright.features.learners import LEARNERS
     from bertwright.training.precision import using_threads
 
     training: TrainingConfig = config.training
@@ -217,7 +227,7 @@ def _fit_classic(
             model,
             rows[0],
             task,
-            learners=tuple(LEARNERS) if learner == BEST else (learner,),
+            learners=learners_named(learner),
             bags=config.classifier.head_bags,
             seed=training.seed,
         )

@@ -25,6 +25,7 @@ from bertwright.verbs.common import (
     read_parts,
     tokenise_both,
 )
+from bertwright.verbs.frozen import check_head_is_trained
 
 __all__ = ["EXAMPLES", "GROUPS", "MultitaskConfig", "PartConfig", "multitask", "parse_part"]
 
@@ -104,6 +105,7 @@ class MultitaskConfig:
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
         require(self.temperature >= 1, "temperature", self.temperature, "at least 1")
+        check_head_is_trained(self.classifier)
         names = [parse_part(spec)[0] for spec in self.part]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ConfigError(

@@ -5,27 +5,29 @@ Shapes: B batch, D width of the vector, C outputs, M remembered vectors, T trees
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bertwright.models.outputs import Outputs
 
-__all__ = ["FittedHead", "NeighbourHead", "TreesHead", "has_fitted_head"]
+__all__ = ["FittedHead", "NeighbourHead", "TreesHead", "find_fitted_head"]
 
 TREE_LEVELS = 3
 """Questions on the way to a leaf, at most."""
 
 
-def has_fitted_head(model: nn.Module) -> bool:
-    """Return whether a part of the model passes no gradient to what is below it."""
-    return any(isinstance(module, FittedHead) for module in model.modules())
+def find_fitted_head(model: nn.Module) -> FittedHead | None:
+    """Return a head of the model that passes no gradient to what is below it, if there is one."""
+    return next((part for part in model.modules() if isinstance(part, FittedHead)), None)
 
 
 class FittedHead(nn.Module):
     """A head without parameters, whose buffers have the sizes of what was fitted."""
 
+    name: ClassVar[str]
+    """As in `HeadConfig.head`."""
     temperature: Tensor
     """[], divides the logits of classes."""
 
@@ -58,6 +60,7 @@ class NeighbourHead(FittedHead):
     chance. Of numbers: the mean of the neighbours' numbers.
     """
 
+    name = "nearest"
     vectors: Tensor
     """[M, D], of length 1."""
     targets: Tensor
@@ -87,6 +90,7 @@ class NeighbourHead(FittedHead):
 class TreesHead(FittedHead):
     """Boosted trees of at most three levels: the sum of their leaves, added to a start."""
 
+    name = "trees"
     feature: Tensor
     """Which coordinate a node asks for, int64 [T, N]."""
     threshold: Tensor
