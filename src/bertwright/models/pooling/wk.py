@@ -6,7 +6,6 @@ Shapes: B batch, L length, N = B L tokens, D model width, K layers used, W neigh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ def pool_wk(
     layers = _cleared(layers, real) if in_blocks else _masked(layers, real)
     flat = [layer.flatten(0, 1) for layer in layers]
     products = _products_in_blocks(flat) if in_blocks else _products(flat)
-    cosines = _cosines(products.double(), len(layers))
+    cosines = _cosines(products.double())
     neighbours = _neighbours(len(layers), window, legacy_window)
     shares = _layer_shares(cosines, neighbours).view(-1, *mask.shape)
     weights = (shares * _token_weights(cosines, real)).to(layers[0].dtype)
@@ -91,20 +90,8 @@ def _can_go_in_blocks(layers: Sequence[Tensor]) -> bool:
     )
 
 
-def _scales(layers: Sequence[Tensor]) -> list[Tensor]:
-    """Return one over the length of each state, K of [N, 1], in single floats or better.
-
-    Cosines do not depend on them, so neither does the gradient.
-    """
-    better = torch.promote_types(layers[0].dtype, torch.float32)
-    lengths = (
-        torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=better) for x in layers
-    )
-    return [length.clamp(min=_SMALL**2).reciprocal() for length in lengths]
-
-
 def _products(layers: Sequence[Tensor]) -> Tensor:
-    """Return the products of each token's first unit and of the steps from unit to unit, [N, K, K].
+    """Return the products of each token's steps from a layer's unit to the next, [N, K-1, K-1].
 
     What layers add to each other is small beside what they share: products of the states
     themselves in single floats would lose it.
@@ -112,41 +99,47 @@ def _products(layers: Sequence[Tensor]) -> Tensor:
     Args:
         layers: K of [N, D].
     """
-    units = [layer * scale for layer, scale in zip(layers, _scales(layers), strict=True)]
-    steps = [units[0], *(high - low for low, high in pairwise(units))]
-    stacked = torch.stack(steps, dim=1)
-    return torch.bmm(stacked, stacked.transpose(1, 2))
+    states = torch.stack(list(layers), dim=1)
+    units = states.to(torch.promote_types(states.dtype, torch.float32))
+    units = units * _scales(units)
+    steps = units[:, 1:] - units[:, :-1]
+    return torch.bmm(steps, steps.transpose(1, 2))
 
 
 def _products_in_blocks(layers: Sequence[Tensor]) -> Tensor:
     """Return what `_products` does, by as many tokens at a time as stay in the cache."""
-    scales = _scales(layers)
+    better = torch.promote_types(layers[0].dtype, torch.float32)
     num_layers, (num_tokens, width) = len(layers), layers[0].shape
-    steps = scales[0].new_empty(num_layers, min(_BLOCK_TOKENS, num_tokens), width)
-    products = scales[0].new_empty(num_tokens, num_layers, num_layers)
-    for start in range(0, num_tokens, _BLOCK_TOKENS):
-        block = slice(start, start + _BLOCK_TOKENS)
-        found = products[block]
-        units = steps[:, : len(found)]
-        for layer, scale, unit in zip(layers, scales, units, strict=True):
-            torch.mul(layer[block], scale[block], out=unit)
-        for k in range(num_layers - 1, 0, -1):
-            units[k] -= units[k - 1]
-        by_token = units.transpose(0, 1)
-        torch.bmm(by_token, by_token.transpose(1, 2), out=found)
+    size = min(_BLOCK_TOKENS, num_tokens)
+    units = layers[0].new_empty(size, num_layers, width, dtype=better)
+    steps = units.new_empty(size, num_layers - 1, width)
+    products = units.new_empty(num_tokens, num_layers - 1, num_layers - 1)
+    for start in range(0, num_tokens, size):
+        found = products[start : start + size]
+        unit, step = units[: len(found)], steps[: len(found)]
+        torch.stack([layer[start : start + size] for layer in layers], dim=1, out=unit)
+        unit.mul_(_scales(unit))
+        torch.sub(unit[:, 1:], unit[:, :-1], out=step)
+        torch.bmm(step, step.transpose(1, 2), out=found)
     return products
 
 
-def _cosines(products: Tensor, num_layers: int) -> Tensor:
-    """Return the cosines of each token's layers, [K, K, N], from the products of `_products`."""
-    below = products.new_ones(num_layers, num_layers).tril()
-    # a unit is the sum of the first and of the steps up to it
-    sums = (below[:, None, :, None] * below[None, :, None, :]).flatten(2).flatten(0, 1)
-    between = (sums @ products.flatten(1).T).view(num_layers, num_layers, -1)
-    alone = torch.arange(num_layers, device=products.device) * (num_layers + 1)
-    squares = between.flatten(0, 1).index_select(0, alone)
-    scales = squares.clamp(min=_SMALL**4).rsqrt()
-    return between * scales * scales.unsqueeze(1)
+def _scales(states: Tensor) -> Tensor:
+    """Return one over the length of each state, [..., 1] from [..., D]."""
+    return torch.linalg.vector_norm(states, dim=-1, keepdim=True).clamp(min=_SMALL**2).reciprocal()
+
+
+def _cosines(products: Tensor) -> Tensor:
+    """Return the cosines of each token's layers, [K, K, N], from the products of `_products`.
+
+    Units that are s apart have a cosine of 1 - s^2 / 2; what is between two layers is the sum of
+    the steps on the way.
+    """
+    num_layers = products.shape[1] + 1
+    after = products.new_ones(num_layers, num_layers - 1).tril(-1)
+    way = after.unsqueeze(1) - after
+    pairs = (way.unsqueeze(3) * way.unsqueeze(2)).flatten(2).flatten(0, 1)
+    return 1 - (pairs @ products.flatten(1).T).view(num_layers, num_layers, -1) / 2
 
 
 def _neighbours(num_layers: int, window: int, legacy: bool) -> list[list[int]]:
