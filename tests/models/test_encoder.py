@@ -18,6 +18,7 @@ from transformers import (
 from bertwright.errors import MissingDependencyError, ModelLoadError, UnsupportedFamilyError
 from bertwright.models.encoder import (
     load_encoder,
+    load_tokenizer,
     read_checkpoint_tensors,
     resolve_source,
     save_encoder,
@@ -62,6 +63,17 @@ def test_minilm_starts_as_transformers_starts_it():
     torch.testing.assert_close(torch.tanh(model.head.dense(ours.pooled)), pooled)
     assert model.roles.num_layers == 6 and model.roles.hidden_size == 384
     assert model.lineage["base_model"] == "minilm"
+
+
+@needs_minilm
+def test_a_tokenizer_is_found_by_the_names_of_encoders(tmp_path):
+    by_name = load_tokenizer("minilm")
+    assert by_name is not None and by_name.vocab_size == 30522
+    encoder, tokenizer = tiny_encoder("bert")
+    model = build_task_model(encoder, task="classify", labels=["a", "b"], tokenizer=tokenizer)
+    model.save(tmp_path / "run" / "model")
+    of_run = load_tokenizer(tmp_path / "run")
+    assert of_run is not None and of_run.get_vocab() == tokenizer.get_vocab()
 
 
 def test_minilm_without_its_package_says_what_to_install(monkeypatch):

@@ -18,7 +18,8 @@ from transformers import AutoModel, BertConfig, BertForMaskedLM, GPT2Config, GPT
 from bertwright.errors import UnsupportedFamilyError, UnsupportedRoleError, UsageError
 from bertwright.models.depth import make_shallower, replay_surgery
 from bertwright.models.encoder import load_encoder, save_encoder
-from bertwright.models.roles import FAMILIES, ROLES, get_roles
+from bertwright.models.families import FAMILIES, ROLES
+from bertwright.models.roles import get_roles
 from bertwright.surgery.plan import SurgeryPlan
 from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder
 

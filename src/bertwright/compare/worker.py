@@ -16,7 +16,7 @@ import numpy as np
 from bertwright.compare import CONTENDERS, Classifier, Contender, LabelledTexts
 from bertwright.compare.encoders import EncoderContender, FinetuneContender, StudentContender
 from bertwright.config import config_from_dict, config_from_strings, config_to_dict
-from bertwright.errors import ConfigError
+from bertwright.errors import BertwrightError, ConfigError
 from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
 from bertwright.models.encoder import load_tokenizer
@@ -159,9 +159,12 @@ def _throughput(classifier: Classifier, texts: Sequence[str], repeats: int) -> f
 
 
 def main() -> None:
-    """Run the job whose file is named."""
+    """Run the job whose file is named; why it cannot be done is the last line on stderr."""
     job = config_from_dict(Job, read_json(Path(sys.argv[1])), source=sys.argv[1])
-    write_json(Path(job.out), run_job(job))
+    try:
+        write_json(Path(job.out), run_job(job))
+    except BertwrightError as error:
+        sys.exit("; ".join(filter(None, (error.message, error.hint))))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from transformers.utils.hub import cached_file
 
 from bertwright.errors import MissingDependencyError, ModelLoadError, UnsupportedFamilyError
 from bertwright.files import folder_size_mb
-from bertwright.models.roles import FAMILIES, get_roles
+from bertwright.models.families import FAMILIES
+from bertwright.models.roles import get_roles
 
 __all__ = [
     "HEADS_FOLDER",
@@ -213,12 +214,16 @@ def _load_error(where: str, error: Exception) -> ModelLoadError:
     return ModelLoadError(f"cannot load {where!r}: {reason}", hint=hint)
 
 
-def load_tokenizer(where: str) -> PreTrainedTokenizerBase | None:
-    """Return the fast tokenizer at `where`, or None when a directory has none.
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase | None:
+    """Return the fast tokenizer of `source` (as for `load_encoder`), or None without one.
 
     Raises:
         ModelLoadError: it is there and cannot be read.
+        MissingDependencyError: `minilm` is asked for and its package is not installed.
     """
+    where = resolve_source(source)
+    saved = find_model_dir(where)
+    where = where if saved is None else str(encoder_home(saved))
     folder = Path(where)
     names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
     if folder.is_dir() and not any((folder / name).is_file() for name in names):

@@ -1,6 +1,6 @@
 """Where each family of encoders keeps its parts, so that no method spells a module path.
 
-A family is one `Family` record below. `get_roles(encoder)` answers in the field's terms: the
+A family is one record in `families`. `get_roles(encoder)` answers in the field's terms: the
 embeddings, the layers, and in layer i the query, key, value, attention output, FFN in, FFN out and
 norms. A part that a family does not have in a usable form has a reason instead.
 
@@ -9,8 +9,7 @@ Shapes: B batch, L length, D model width, N heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,208 +21,9 @@ from transformers.masking_utils import (
 )
 
 from bertwright.errors import UnsupportedFamilyError, UnsupportedRoleError, UsageError
+from bertwright.models.families import FAMILIES, ROLES, Family
 
-__all__ = ["FAMILIES", "ROLES", "Family", "Roles", "get_roles"]
-
-ROLES = (
-    "query",
-    "key",
-    "value",
-    "attention_output",
-    "ffn_in",
-    "ffn_out",
-    "attention_norm",
-    "ffn_norm",
-)
-
-Reasons = Callable[[PreTrainedConfig], Mapping[str, str]]
-
-
-def _no_reasons(config: PreTrainedConfig) -> Mapping[str, str]:
-    return {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """One family: paths to its parts, and what is special about it."""
-
-    name: str
-    parts: Mapping[str, str]
-    """Role -> path inside a layer; `attention` is the module that returns the probabilities."""
-    layers: str = "encoder.layer"
-    embeddings: str = "embeddings"
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """Role -> why no module plays it."""
-    missing_for: Reasons = _no_reasons
-    """The same where it depends on the configuration."""
-    token_types: bool = True
-    """The encoder's forward takes `token_type_ids` (used when its vocabulary has two or more)."""
-    cls_at_end: bool = False
-    length_first: bool = False
-    """Layers speak [L, B, D] instead of [B, L, D]."""
-    asks_for_attentions: bool = False
-    """Layers return probabilities only when called with `output_attentions=True`."""
-    position_offset: int = 0
-    """How many of the position embeddings no token can use."""
-    forward_options: Mapping[str, Any] = field(default_factory=dict)
-
-
-_BERT_PARTS = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention_output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "ffn_in": "intermediate.dense",
-    "ffn_out": "output.dense",
-    "ffn_norm": "output.LayerNorm",
-    "attention": "attention.self",
-}
-
-
-def _mobilebert_reasons(config: PreTrainedConfig) -> Mapping[str, str]:
-    count = config.num_feedforward_networks
-    if count == 1:
-        return {}
-    reason = f"a mobilebert layer has {count} feed-forward networks, not one"
-    return dict.fromkeys(("ffn_in", "ffn_out", "ffn_norm"), reason)
-
-
-def _albert_reasons(config: PreTrainedConfig) -> Mapping[str, str]:
-    if config.inner_group_num > 1:
-        reason = f"an albert layer is a group of {config.inner_group_num} blocks here"
-        return dict.fromkeys(ROLES, reason)
-    if config.num_hidden_groups < config.num_hidden_layers:
-        reason = (
-            f"albert shares the weights of {config.num_hidden_groups} block(s) among "
-            f"{config.num_hidden_layers} layers, so no part belongs to one layer alone"
-        )
-        return dict.fromkeys(ROLES, reason)
-    return {}
-
-
-_XLNET_REASON = "xlnet holds this projection as a raw parameter, not as a module"
-_MODERNBERT_QKV = "modernbert fuses query, key and value in one projection (Wqkv)"
-
-FAMILIES: Mapping[str, Family] = {
-    family.name: family
-    for family in (
-        Family(name="bert", parts=_BERT_PARTS),
-        Family(name="roberta", parts=_BERT_PARTS, position_offset=2),
-        Family(name="xlm-roberta", parts=_BERT_PARTS, position_offset=2),
-        Family(name="electra", parts=_BERT_PARTS),
-        Family(name="mobilebert", parts=_BERT_PARTS, missing_for=_mobilebert_reasons),
-        Family(
-            name="distilbert",
-            layers="transformer.layer",
-            token_types=False,
-            parts={
-                "query": "attention.q_lin",
-                "key": "attention.k_lin",
-                "value": "attention.v_lin",
-                "attention_output": "attention.out_lin",
-                "attention_norm": "sa_layer_norm",
-                "ffn_in": "ffn.lin1",
-                "ffn_out": "ffn.lin2",
-                "ffn_norm": "output_layer_norm",
-                "attention": "attention",
-            },
-        ),
-        Family(
-            name="albert",
-            layers="encoder.albert_layer_groups",
-            missing_for=_albert_reasons,
-            parts={
-                "query": "albert_layers.0.attention.query",
-                "key": "albert_layers.0.attention.key",
-                "value": "albert_layers.0.attention.value",
-                "attention_output": "albert_layers.0.attention.dense",
-                "attention_norm": "albert_layers.0.attention.LayerNorm",
-                "ffn_in": "albert_layers.0.ffn",
-                "ffn_out": "albert_layers.0.ffn_output",
-                "ffn_norm": "albert_layers.0.full_layer_layer_norm",
-                "attention": "albert_layers.0.attention",
-            },
-        ),
-        Family(
-            name="mpnet",
-            token_types=False,
-            asks_for_attentions=True,
-            position_offset=2,
-            parts={
-                "query": "attention.attn.q",
-                "key": "attention.attn.k",
-                "value": "attention.attn.v",
-                "attention_output": "attention.attn.o",
-                "attention_norm": "attention.LayerNorm",
-                "ffn_in": "intermediate.dense",
-                "ffn_out": "output.dense",
-                "ffn_norm": "output.LayerNorm",
-                "attention": "attention.attn",
-            },
-        ),
-        Family(
-            name="deberta-v2",
-            asks_for_attentions=True,
-            parts={
-                **_BERT_PARTS,
-                "query": "attention.self.query_proj",
-                "key": "attention.self.key_proj",
-                "value": "attention.self.value_proj",
-            },
-        ),
-        Family(
-            name="modernbert",
-            layers="layers",
-            token_types=False,
-            parts={
-                "attention_output": "attn.Wo",
-                "attention_norm": "attn_norm",
-                "ffn_out": "mlp.Wo",
-                "ffn_norm": "mlp_norm",
-                "attention": "attn",
-            },
-            missing={
-                **dict.fromkeys(("query", "key", "value"), _MODERNBERT_QKV),
-                "ffn_in": "modernbert fuses the input and the gate of its FFN in one matrix (Wi)",
-            },
-        ),
-        Family(
-            name="xlnet",
-            layers="layer",
-            embeddings="word_embedding",
-            cls_at_end=True,
-            length_first=True,
-            asks_for_attentions=True,
-            forward_options={"use_mems": False},
-            parts={
-                "attention_norm": "rel_attn.layer_norm",
-                "ffn_in": "ff.layer_1",
-                "ffn_out": "ff.layer_2",
-                "ffn_norm": "ff.layer_norm",
-                "attention": "rel_attn",
-            },
-            missing=dict.fromkeys(("query", "key", "value", "attention_output"), _XLNET_REASON),
-        ),
-        Family(
-            name="bart",
-            layers="layers",
-            embeddings="embed_tokens",
-            token_types=False,
-            parts={
-                "query": "self_attn.q_proj",
-                "key": "self_attn.k_proj",
-                "value": "self_attn.v_proj",
-                "attention_output": "self_attn.out_proj",
-                "attention_norm": "self_attn_layer_norm",
-                "ffn_in": "fc1",
-                "ffn_out": "fc2",
-                "ffn_norm": "final_layer_norm",
-                "attention": "self_attn",
-            },
-        ),
-    )
-}
+__all__ = ["Roles", "get_roles"]
 
 
 def get_roles(encoder: nn.Module) -> Roles:
