@@ -132,7 +132,8 @@ def model_and_rows(name: str, pooling: str, folder: Path) -> tuple:
     """Return a model as `finetune` builds it, and the task and the encoded rows by split."""
     from bertwright.data.load import load_rows
     from bertwright.data.tokenise import tokenise
-    from bertwright.models.task_model import ModelConfig, build_task_model
+    from bertwright.models.build import build_task_model
+    from bertwright.models.task_model import ModelConfig
     from bertwright.tasks import find_task
 
     setup = SETUPS[name]

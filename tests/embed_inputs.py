@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
-from bertwright.models.task_model import ModelConfig, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import ModelConfig
 from bertwright.tasks import find_task
 from bertwright.tasks.embed_rows import TextsEncoder
 from tiny import tiny_encoder, tiny_tokenizer

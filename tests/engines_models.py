@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from tiny import tiny_encoder
 
-__all__ = ["LABELS", "make_model", "make_texts", "own_label"]
+__all__ = ["LABELS", "inputs_of", "make_model", "make_texts", "own_label"]
 
 WORDS = (
     "good bad great poor fine film movie book food place time day man woman dog cat house car red "
@@ -43,6 +44,13 @@ def make_model(family: str = "bert", *, pooling: str = "cls", **overrides: objec
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+def inputs_of(lengths, vocab_size=60, width=None):
+    """Return ids and mask of rows of these lengths, padded on the right."""
+    rng = np.random.default_rng(0)
+    mask = (np.arange(width or max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    return {"input_ids": rng.integers(5, vocab_size, mask.shape) * mask, "attention_mask": mask}
 
 
 def own_label(model: TaskModel, text: str) -> str:

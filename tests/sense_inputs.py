@@ -6,7 +6,7 @@ import numpy as np
 
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
-from bertwright.models.task_model import build_task_model
+from bertwright.models.build import build_task_model
 from bertwright.tasks.senses import Senses
 from tiny import tiny_encoder, tiny_tokenizer
 

@@ -12,7 +12,7 @@ from bertwright.compress.pipeline import SearchResult, SearchRows, search
 from bertwright.data.load import load_rows
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import tokenise
-from bertwright.models.task_model import build_task_model
+from bertwright.models.build import build_task_model
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import train

@@ -24,7 +24,8 @@ from bertwright.engines.base import EngineSpec
 from bertwright.errors import ConfigError, NonFiniteLossError, UsageError
 from bertwright.evaluate.evaluate import EVALUATE_KEYS
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import evaluate_model

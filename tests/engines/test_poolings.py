@@ -9,7 +9,7 @@ import torch
 from bertwright.engines.compile import compile_model, open_session
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.models.pooling import POOLINGS
-from engines_models import make_model
+from engines_models import inputs_of, make_model
 
 LENGTHS = (1, 7, 128)
 EACH = (
@@ -21,13 +21,6 @@ EACH = (
 
 def test_every_pooling_is_tried():
     assert [spec.partition(":")[0] for spec in EACH] == list(POOLINGS)
-
-
-def inputs_of(lengths, vocab_size=60, width=None):
-    """Return ids and mask of rows of these lengths, padded on the right."""
-    rng = np.random.default_rng(0)
-    mask = (np.arange(width or max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    return {"input_ids": rng.integers(5, vocab_size, mask.shape) * mask, "attention_mask": mask}
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -24,7 +24,7 @@ from bertwright.evaluate.evaluate import (
     score_outputs,
 )
 from bertwright.evaluate.significance import bootstrap, bootstrap_interval
-from bertwright.models.task_model import build_task_model
+from bertwright.models.build import build_task_model
 from bertwright.tasks import find_task
 from bertwright.tasks.classify import Classify, softmax
 from tiny import tiny_encoder

@@ -12,9 +12,10 @@ from bertwright.errors import ConfigError, DataError, UnknownChoiceError
 from bertwright.features.classic import fit_classic, fit_temperature, fold_places
 from bertwright.features.frozen import with_reads
 from bertwright.features.learners import LEARNERS
+from bertwright.models.build import build_task_model
 from bertwright.models.heads import BagHead
 from bertwright.models.outputs import Outputs
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import find_task
 from bertwright.training.evaluation import compute_logits, evaluate_model
 from tiny import tiny_encoder

@@ -11,9 +11,10 @@ from bertwright.data.tokenise import tokenise
 from bertwright.errors import ConfigError
 from bertwright.features import extract
 from bertwright.features.extract import Extractor, Wanted
+from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.outputs import Outputs
 from bertwright.models.pooling import build_pooling
-from bertwright.models.task_model import ModelConfig, build_task_model, copy_with_layers
+from bertwright.models.task_model import ModelConfig
 from bertwright.tasks import find_task
 from tiny import tiny_encoder
 

@@ -10,7 +10,8 @@ from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.features import frozen
 from bertwright.features.frozen import freeze, with_reads
-from bertwright.models.task_model import ModelConfig, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import ModelConfig
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import compute_logits

@@ -16,7 +16,8 @@ from bertwright.data.batching import collate
 from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
-from bertwright.models.task_model import TaskModel, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import TaskModel
 from bertwright.tasks import find_task
 from bertwright.training import loop
 from bertwright.training.config import TrainingConfig

@@ -11,6 +11,8 @@ from typing import Any
 from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import StudentInitConfig
+from bertwright.methods.prune.heads import HeadPruningConfig
+from bertwright.methods.prune.neurons import NeuronPruningConfig
 from bertwright.methods.quantize.int8 import Int8Config
 from bertwright.methods.replace.theseus import TheseusConfig
 
@@ -38,6 +40,10 @@ SETTINGS: dict[str, Setting] = {
     ),
     "student_init": Setting(
         StudentInitConfig(num_layers=2), StudentInitConfig(num_layers=2, choice="last")
+    ),
+    "head_pruning": Setting(HeadPruningConfig(), HeadPruningConfig(by="random", seed=1)),
+    "neuron_pruning": Setting(
+        NeuronPruningConfig(multiple=8), NeuronPruningConfig(by="magnitude", multiple=8)
     ),
     "int8_ptq": Setting(Int8Config(), Int8Config(granularity="per-tensor", embeddings=True)),
 }

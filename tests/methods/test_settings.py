@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from bertwright.card import render_card_markdown
 from bertwright.config import config_from_dict, config_to_dict
 from bertwright.errors import UsageError
-from bertwright.methods.distil.student_init import StudentInit, init_student
+from bertwright.methods.distil.student_init import init_student
 from bertwright.methods.distil.train import train_distilled
 from bertwright.methods.quantize.int8 import simulate_int8
 from bertwright.methods.replace.theseus import TheseusConfig
@@ -39,7 +39,8 @@ from methods.cases import (
 from methods.settings import SETTINGS
 
 NAMES = sorted(SETTINGS)
-TRAINED = ["hidden_matching", "soft_targets", "student_init", "theseus"]
+PRUNING = ["head_pruning", "neuron_pruning"]
+TRAINED = ["hidden_matching", "soft_targets", "student_init", "theseus", *PRUNING]
 
 
 def run_method(
@@ -56,13 +57,15 @@ def run_method(
         return train_theseus(teacher, rows, rows, **arguments)[0]
     if name == "int8_ptq":
         return find_method(name).apply(config).apply(teacher)
-    if name == "student_init":
-        student = StudentInit(config).apply(teacher)
+    if name == "student_init" or name in PRUNING:
+        maker: Any = find_method(name).apply(config)
+        task = find_task("classify")
+        student = maker.apply(teacher, rows, task) if name in PRUNING else maker.apply(teacher)
         train(
             student,
             rows,
             rows,
-            task=find_task("classify"),
+            task=task,
             config=options,
             run_dir=folder,
             resume=resume,
@@ -124,7 +127,7 @@ def test_trains_with_falling_loss_and_the_options_matter(name, tmp_path):
     assert len(losses) >= 4 and all(loss == loss and loss >= 0 for loss in losses)
     half = len(losses) // 2
     assert sum(losses[half:]) / len(losses[half:]) < sum(losses[:half]) / half
-    assert student.roles.num_layers == 2 and not student.training
+    assert student.roles.num_layers == (4 if name in PRUNING else 2) and not student.training
     other = run_method(name, tmp_path / "other", epochs=6, other=True)
     assert not same_weights(weights(student), weights(other))
 
@@ -151,6 +154,10 @@ def test_result_survives_deepcopy_saving_and_export(name, tmp_path):
             return
         model.save(tmp_path / "model")
         assert torch.equal(TaskModel.load(tmp_path / "model")(**batch).logits, logits)
+        if name == "head_pruning":
+            with pytest.raises(UsageError, match="no configuration"):
+                export_transformers(model, tmp_path / "stock")
+            return
         export_transformers(model, tmp_path / "stock")
         stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "stock").eval()
         torch.testing.assert_close(stock(**batch).logits, logits, atol=1e-5, rtol=0)

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from bertwright.errors import MissingDependencyError, ModelLoadError, UnsupportedFamilyError
+from bertwright.models.build import build_task_model
 from bertwright.models.encoder import (
     load_encoder,
     load_tokenizer,
@@ -24,7 +25,6 @@ from bertwright.models.encoder import (
     save_encoder,
 )
 from bertwright.models.roles import get_roles
-from bertwright.models.task_model import build_task_model
 from tiny import tiny_batch, tiny_encoder
 
 needs_minilm = pytest.mark.skipif(

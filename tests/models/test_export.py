@@ -8,8 +8,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from bertwright.errors import ParityError, UnsupportedRoleError
 from bertwright.models import export
+from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.export import export_transformers, to_stock_classifier
-from bertwright.models.task_model import ModelConfig, build_task_model, copy_with_layers
+from bertwright.models.task_model import ModelConfig
 from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder
 
 LABELS = ["bad", "good", "so-so"]

@@ -16,8 +16,9 @@ from bertwright.data.load import load_rows
 from bertwright.engines.predictor import Predictor
 from bertwright.errors import UnsupportedRoleError
 from bertwright.evaluate.worker import PipelineRunner
+from bertwright.models.build import build_task_model
 from bertwright.models.export import export_transformers
-from bertwright.models.task_model import ModelConfig, build_task_model
+from bertwright.models.task_model import ModelConfig
 from bertwright.tasks import find_task
 from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder
 

@@ -14,9 +14,10 @@ from torch import nn
 from bertwright.engines.artifact import hash_model
 from bertwright.errors import CheckpointError, ModelLoadError, UnknownChoiceError
 from bertwright.files import folder_size_mb
+from bertwright.models.build import build_task_model
 from bertwright.models.encoder import encoder_home, load_encoder, saved_size_mb
 from bertwright.models.multi import MultiModel, head_folder, head_names
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import find_task
 from bertwright.training.optim import parameter_groups
 from tiny import tiny_batch, tiny_encoder

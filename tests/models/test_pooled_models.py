@@ -8,13 +8,9 @@ import torch
 
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
+from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.pooling import POOLINGS
-from bertwright.models.task_model import (
-    ModelConfig,
-    TaskModel,
-    build_task_model,
-    copy_with_layers,
-)
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import train

@@ -16,9 +16,10 @@ from torch.nn.functional import gelu
 from transformers import AutoModel, BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
 
 from bertwright.errors import UnsupportedFamilyError, UnsupportedRoleError, UsageError
-from bertwright.models.depth import make_shallower, replay_surgery
+from bertwright.models.depth import make_shallower
 from bertwright.models.encoder import load_encoder, save_encoder
 from bertwright.models.families import FAMILIES, ROLES
+from bertwright.models.replay import replay_surgery
 from bertwright.models.roles import get_roles
 from bertwright.surgery.plan import SurgeryPlan
 from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder

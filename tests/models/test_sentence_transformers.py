@@ -11,13 +11,14 @@ import torch
 from bertwright.engines.predictor import Predictor
 from bertwright.errors import CheckpointError, ModelLoadError, UnsupportedRoleError
 from bertwright.evaluate.measure import model_folder
+from bertwright.models.build import build_task_model
 from bertwright.models.encoder import resolve_source
 from bertwright.models.outputs import Outputs
 from bertwright.models.sentence_transformers import (
     export_sentence_transformers,
     load_sentence_transformers,
 )
-from bertwright.models.task_model import ModelConfig, build_task_model
+from bertwright.models.task_model import ModelConfig
 from tiny import tiny_encoder
 
 TEXTS = ["the food", "a very long film is not always a good film, is it?", "", "dog 🐕 Ｆｕｌｌ"]

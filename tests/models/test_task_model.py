@@ -15,13 +15,9 @@ from bertwright.errors import (
     ModelLoadError,
     UsageError,
 )
+from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.encoder import load_encoder
-from bertwright.models.task_model import (
-    ModelConfig,
-    TaskModel,
-    build_task_model,
-    copy_with_layers,
-)
+from bertwright.models.task_model import ModelConfig, TaskModel
 from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder
 
 LABELS = ["bad", "good", "so-so"]

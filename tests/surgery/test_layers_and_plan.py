@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bertwright.errors import CheckpointError, UsageError
-from bertwright.surgery.layers import check_layer_indices, keep_layers
-from bertwright.surgery.plan import SurgeryPlan, apply_plan
+from bertwright.surgery.kept import check_kept
+from bertwright.surgery.layers import keep_layers
+from bertwright.surgery.plan import SurgeryPlan
 
 
 def test_keep_layers_picks_in_order_and_leaves_the_original():
@@ -19,17 +20,22 @@ def test_keep_layers_picks_in_order_and_leaves_the_original():
 @pytest.mark.parametrize("indices", [[], [4], [-1], [1, 1], [2, 0]])
 def test_bad_indices_are_refused(indices):
     with pytest.raises(UsageError):
-        check_layer_indices(indices, 4)
+        check_kept(indices, 4, "layer")
 
 
-def test_a_plan_goes_through_json_and_replays_as_it_was_done():
-    layers = list("abcdef")
-    plan = SurgeryPlan().then_keep_layers([0, 2, 4, 5]).then_keep_layers((1, 3))
+def test_a_plan_goes_through_json():
+    plan = SurgeryPlan().then_keep_layers([0, 2, 4, 5])
+    plan = plan.then_narrow({1: (0, 2)}, {3: range(4), 0: [7]}).then_keep_layers((1, 3))
     again = SurgeryPlan.from_json(plan.to_json())
     assert again == plan
-    assert apply_plan(again, layers) == keep_layers(keep_layers(layers, [0, 2, 4, 5]), [1, 3])
-    assert apply_plan(again, layers) == ["c", "f"]
-    assert apply_plan(SurgeryPlan(), layers) == layers
+    assert [op["op"] for op in plan.ops] == [
+        "keep_layers",
+        "keep_heads",
+        "keep_neurons",
+        "keep_neurons",
+        "keep_layers",
+    ]
+    assert plan.ops[2] == {"op": "keep_neurons", "layer": 0, "indices": [7]}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,9 @@ def test_a_plan_goes_through_json_and_replays_as_it_was_done():
         [{"op": "keep_layers", "indices": [True]}],
         [{"op": "keep_layers", "indices": ["0"]}],
         [{"op": "keep_layers", "indices": [0], "more": 1}],
+        [{"op": "keep_heads", "indices": [0]}],
+        [{"op": "keep_heads", "layer": -1, "indices": [0]}],
+        [{"op": "keep_neurons", "layer": 0, "indices": []}],
         ["keep_layers"],
         [{}],
     ],
@@ -50,8 +59,3 @@ def test_a_plan_goes_through_json_and_replays_as_it_was_done():
 def test_a_malformed_plan_is_refused(value):
     with pytest.raises(CheckpointError):
         SurgeryPlan.from_json(value)
-
-
-def test_a_plan_for_a_deeper_model_is_refused():
-    with pytest.raises(UsageError):
-        apply_plan(SurgeryPlan().then_keep_layers([0, 5]), list("abc"))

@@ -24,7 +24,8 @@ from bertwright.evaluate.evaluate import evaluate_model_dir, score_model_dir
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import init_student
 from bertwright.methods.distil.train import train_distilled
-from bertwright.models.task_model import TaskModel, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import TaskModel
 from bertwright.tasks import TASKS, find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import train

@@ -14,8 +14,9 @@ from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.load import load_rows
 from bertwright.data.mixed import HEAD, MixedRows
 from bertwright.data.tokenise import tokenise
+from bertwright.models.build import build_task_model
 from bertwright.models.multi import MultiModel
-from bertwright.models.task_model import TaskModel, build_task_model
+from bertwright.models.task_model import TaskModel
 from bertwright.tasks import find_task
 from bertwright.tasks.multi import MultiTask
 from bertwright.training.config import TrainingConfig

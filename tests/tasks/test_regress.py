@@ -10,9 +10,10 @@ from transformers import AutoModelForSequenceClassification
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import DataError, MissingColumnError
+from bertwright.models.build import build_task_model
 from bertwright.models.export import export_transformers
 from bertwright.models.outputs import OutputScale
-from bertwright.models.task_model import TaskModel, build_task_model
+from bertwright.models.task_model import TaskModel
 from bertwright.tasks import find_task
 from bertwright.tasks.regress import read_number
 from methods.cases import inputs_of, some_batch

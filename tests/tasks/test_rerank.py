@@ -19,7 +19,7 @@ from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import DataError, UsageError
 from bertwright.methods.distil.soft_targets import SoftTargets, SoftTargetsConfig
-from bertwright.models.task_model import build_task_model
+from bertwright.models.build import build_task_model
 from bertwright.tasks import find_task
 from bertwright.tasks.rerank import list_losses
 from bertwright.training.config import TrainingConfig

@@ -15,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import DataError, UsageError
-from bertwright.models.task_model import ModelConfig, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import ModelConfig
 from bertwright.tasks.metrics import spans_of
 from bertwright.tasks.tag import Tag
 from bertwright.training.evaluation import compute_logits

@@ -10,7 +10,8 @@ import pytest
 
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import EncodedRows, tokenise
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from tiny import tiny_encoder, tiny_tokenizer
 
 LABELS = ["bad", "good", "poor"]

@@ -15,7 +15,7 @@ import torch
 
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
-from bertwright.models.task_model import build_task_model
+from bertwright.models.build import build_task_model
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.hooks import Hook, RunState

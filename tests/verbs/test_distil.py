@@ -9,6 +9,7 @@ import torch
 import bertwright
 from bertwright.cli.main import main
 from bertwright.errors import ConfigError, ModelLoadError
+from bertwright.models.widths import LayerWidths, widths_of
 
 QUICK = {"max_steps": 4, "max_length": 16, "precision": "fp32", "evals_per_epoch": 1}
 
@@ -61,9 +62,29 @@ def test_layers_can_be_chosen_by_number(teacher, data, tmp_path):
         assert not torch.allclose(ours, parent.roles.part(1, "query").weight, atol=1e-6)
 
 
+def test_a_student_may_be_narrow_at_the_teachers_depth_or_below(teacher, data, tmp_path):
+    distil(teacher, data, tmp_path / "a", layers=None, heads="0.5", neurons="0.25")
+    student = bertwright.load(str(tmp_path / "a"))
+    assert widths_of(student.encoder) == LayerWidths((2,) * 4, (32,) * 4)
+    assert [op["op"] for op in student.surgery.ops].count("keep_heads") == 4
+    neurons = "share=0.5,by=magnitude,multiple=8,scope=global"
+    distil(teacher, data, tmp_path / "b", layers=2, neurons=neurons, method=("none",))
+    student = bertwright.load(str(tmp_path / "b"))
+    widths = widths_of(student.encoder)
+    assert len(widths.neurons) == 2 and all(n % 8 == 0 and n < 48 for n in widths.neurons)
+    assert widths.heads == (4, 4)
+    answers = bertwright.predict(model=str(tmp_path / "b"), text=("a good film", "a bad film"))
+    assert len(answers.rows) == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        ({"layers": None}, "no size of its own"),
+        ({"heads": "1.5"}, "share"),
+        ({"heads": "many"}, "share"),
+        ({"neurons": "share=0.5,by=luck"}, "luck"),
+        ({"heads": "0.5", "method": ["theseus"]}, "whole layers"),
         ({"layers": 5}, "--layers 5"),
         ({"layers": 0}, "--layers 0"),
         ({"layers": 3, "method": ["theseus"]}, "3"),

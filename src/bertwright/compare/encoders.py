@@ -23,8 +23,9 @@ from bertwright.features.learners import LEARNERS, learners_named
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
+from bertwright.models.build import build_task_model
 from bertwright.models.pooling import check_pooling
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import Task, find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import compute_logits

@@ -23,8 +23,9 @@ from bertwright.methods.distil.student_init import choose_layers, init_student
 from bertwright.methods.distil.train import train_distilled
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import replace_layers, train_theseus
+from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.roles import get_roles
-from bertwright.models.task_model import TaskModel, build_task_model, copy_with_layers
+from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig

@@ -28,6 +28,7 @@ from bertwright.engines.trace import (
     with_inputs,
 )
 from bertwright.models.task_model import TaskModel
+from bertwright.models.widths import widths_of
 
 __all__ = [
     "OnnxCompiler",
@@ -101,7 +102,43 @@ def _export(traced: TracedModel) -> onnx.ModelProto:
     graph = onnx.load_model_from_string(buffer.getvalue())
     for number, node in enumerate(graph.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
+    _say_heads(graph, traced)
     return graph
+
+
+def _say_heads(graph: onnx.ModelProto, traced: TracedModel) -> None:
+    """Write each layer's number of heads where the graph says "as many as there are" (-1).
+
+    The fusion of attention takes the same number for all layers otherwise, which after pruning is
+    wrong.
+    """
+    heads = widths_of(traced.encoder).heads or ()
+    layers = {f"layer {index}": count for index, count in enumerate(heads)}
+    paths, constants = layer_paths(traced), _constants(graph)
+    for node in graph.graph.node:
+        count = layers.get(group_of(node.name, paths) or "")
+        if count is None or node.op_type != "Concat" or len(node.input) != 4:
+            continue
+        if constants.get(node.input[2]) == [-1] and node.input[3] in constants:
+            name = f"{node.name}_heads"
+            graph.graph.initializer.append(
+                onnx.numpy_helper.from_array(np.array([count], np.int64), name)
+            )
+            node.input[2] = name
+
+
+def _constants(graph: onnx.ModelProto) -> dict[str, list[int]]:
+    """Return the constant lists of integers in a graph, by name."""
+    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    small = {name: one for name, one in tensors.items() if len(one.dims) <= 1}
+    return {
+        name: onnx.numpy_helper.to_array(one).flatten().tolist()
+        for name, one in small.items()
+        if one.data_type == onnx.TensorProto.INT64
+    }
 
 
 def _fuse(plain: onnx.ModelProto, traced: TracedModel) -> tuple[onnx.ModelProto, list[str]]:

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from bertwright.errors import MissingDependencyError, ModelLoadError, Unsupporte
 from bertwright.files import folder_size_mb
 from bertwright.models.families import FAMILIES
 from bertwright.models.roles import get_roles
+from bertwright.models.widths import narrow_to_saved, saved_widths
 
 __all__ = [
     "HEADS_FOLDER",
@@ -163,20 +164,13 @@ def _load_pretrained(where: str, attn: str | None) -> PreTrainedModel:
     )
     if attn is not None:
         options["attn_implementation"] = attn
+    load = _load_narrow if saved_widths(config) else _load_stock
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            model, info = AutoModel.from_pretrained(
-                where,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
-            )
+            model, missing = load(where, config, options)
     except _LOAD_ERRORS as error:
         raise _load_error(where, error) from error
-    missing = sorted(k for k in info["missing_keys"] if not k.startswith(("pooler", "decoder")))
+    missing = sorted(key for key in missing if not key.startswith(("pooler", "decoder")))
     if missing:
         raise ModelLoadError(
             f"{where}: the checkpoint lacks {len(missing)} weights of a {config.model_type} "
@@ -184,6 +178,35 @@ def _load_pretrained(where: str, attn: str | None) -> PreTrainedModel:
             hint="the weights do not belong to this config.json, or the file is incomplete",
         )
     return _bare_encoder(model)
+
+
+def _load_stock(
+    where: str, config: PreTrainedConfig, options: Mapping[str, Any]
+) -> tuple[PreTrainedModel, Iterable[str]]:
+    """Return the model and the names of the weights that the checkpoint lacks."""
+    model, info = AutoModel.from_pretrained(
+        where,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **options,
+    )
+    return model, info["missing_keys"]
+
+
+def _load_narrow(
+    where: str, config: PreTrainedConfig, options: Mapping[str, Any]
+) -> tuple[PreTrainedModel, Iterable[str]]:
+    """Return what `_load_stock` does, of a model whose layers differ in width."""
+    model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
+    narrow_to_saved(model.get_encoder() if config.model_type == "bart" else model)
+    own = model.state_dict()
+    found = read_checkpoint_tensors(where, list(own))
+    model.load_state_dict(found, strict=False)
+    loaded = {own[name].data_ptr() for name in found}  # tied weights are stored once
+    return model, [name for name, tensor in own.items() if tensor.data_ptr() not in loaded]
 
 
 def _load_config(where: str) -> PreTrainedConfig:

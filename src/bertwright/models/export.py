@@ -23,6 +23,7 @@ from bertwright.models.heads import ClassificationHead, StockHead
 from bertwright.models.heads.stock import StockForm, get_stock_form
 from bertwright.models.outputs import OutputScale
 from bertwright.models.task_model import TaskModel
+from bertwright.models.widths import refuse_uneven
 
 __all__ = ["EXPORT_TOLERANCE", "export_transformers", "stock_class", "to_stock_classifier"]
 
@@ -87,6 +88,7 @@ def to_stock_classifier(model: TaskModel) -> PreTrainedModel:
             f"transformers has no model for {model.task}",
             hint="export it to onnx or openvino",
         )
+    refuse_uneven(model.encoder)
     form = get_stock_form(model.encoder.config)
     config = copy.deepcopy(model.encoder.config)
     config.num_labels = model.outputs.count

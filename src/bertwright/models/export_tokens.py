@@ -17,6 +17,7 @@ from bertwright.errors import UnsupportedRoleError
 from bertwright.models.encoder import quiet_transformers
 from bertwright.models.heads import TokenHead
 from bertwright.models.task_model import TaskModel
+from bertwright.models.widths import refuse_uneven
 
 __all__ = ["STOCK_TOKEN_MODELS", "StockTokenModel", "to_stock_token_model", "token_logits"]
 
@@ -46,6 +47,7 @@ def to_stock_token_model(model: TaskModel) -> PreTrainedModel:
     Raises:
         UnsupportedRoleError: there is none; says why.
     """
+    refuse_uneven(model.encoder)
     kind = STOCK_TOKEN_MODELS[model.task.partition(":")[0]]
     family, head = model.roles.family, model.head
     if family in _OTHERWISE:

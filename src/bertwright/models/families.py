@@ -51,6 +51,16 @@ class Family:
     position_offset: int = 0
     """How many of the position embeddings no token can use."""
     forward_options: Mapping[str, Any] = field(default_factory=dict)
+    head_count: str = "num_attention_heads"
+    """What the attention module calls its number of heads."""
+    head_size: str = "attention_head_size"
+    """What it calls the features of one head."""
+    by_head: tuple[str, ...] = ()
+    """Paths inside a layer to more projections whose outputs belong to heads; may be absent."""
+    heads_fixed: str | None = None
+    """Why a layer cannot have fewer heads than another."""
+    neurons_in_config: str = "intermediate_size"
+    """What the configuration calls the width of the FFN."""
 
 
 _BERT_PARTS = {
@@ -102,6 +112,8 @@ FAMILIES: Mapping[str, Family] = {
             name="distilbert",
             layers="transformer.layer",
             token_types=False,
+            head_count="n_heads",
+            neurons_in_config="hidden_dim",
             parts={
                 "query": "attention.q_lin",
                 "key": "attention.k_lin",
@@ -135,6 +147,7 @@ FAMILIES: Mapping[str, Family] = {
             token_types=False,
             asks_for_attentions=True,
             position_offset=2,
+            heads_fixed="mpnet adds one table of relative positions, by head, in every layer",
             parts={
                 "query": "attention.attn.q",
                 "key": "attention.attn.k",
@@ -150,6 +163,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             name="deberta-v2",
             asks_for_attentions=True,
+            by_head=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
             parts={
                 **_BERT_PARTS,
                 "query": "attention.self.query_proj",
@@ -180,6 +194,7 @@ FAMILIES: Mapping[str, Family] = {
             cls_at_end=True,
             length_first=True,
             asks_for_attentions=True,
+            neurons_in_config="d_inner",
             forward_options={"use_mems": False},
             parts={
                 "attention_norm": "rel_attn.layer_norm",
@@ -195,6 +210,9 @@ FAMILIES: Mapping[str, Family] = {
             layers="layers",
             embeddings="embed_tokens",
             token_types=False,
+            head_count="num_heads",
+            head_size="head_dim",
+            neurons_in_config="encoder_ffn_dim",
             parts={
                 "query": "self_attn.q_proj",
                 "key": "self_attn.k_proj",

@@ -54,23 +54,23 @@ class Roles:
 
     def __init__(self, encoder: PreTrainedModel, family: Family) -> None:
         self.encoder = encoder
-        self._family = family
+        self.record = family
         self._model: Any = encoder
 
     @property
     def family(self) -> str:
         """The family's name, a key of `FAMILIES`."""
-        return self._family.name
+        return self.record.name
 
     @property
     def embeddings(self) -> nn.Module:
         """What turns ids into vectors (xlnet and bart: the word embedding alone)."""
-        return self.encoder.get_submodule(self._family.embeddings)
+        return self.encoder.get_submodule(self.record.embeddings)
 
     @property
     def layers(self) -> list[nn.Module]:
         """The layers in the order they run; a shared layer (albert) stands there repeatedly."""
-        module_list = self.encoder.get_submodule(self._family.layers)
+        module_list = self.encoder.get_submodule(self.record.layers)
         assert isinstance(module_list, nn.ModuleList)
         modules = list(module_list)
         if self.family == "albert":
@@ -96,12 +96,12 @@ class Roles:
     @property
     def cls_at_end(self) -> bool:
         """The classification token is the last one, not the first."""
-        return self._family.cls_at_end
+        return self.record.cls_at_end
 
     @property
     def uses_token_types(self) -> bool:
         """The encoder tells a first text from a second one by `token_type_ids`."""
-        return self._family.token_types and getattr(self.encoder.config, "type_vocab_size", 2) > 1
+        return self.record.token_types and getattr(self.encoder.config, "type_vocab_size", 2) > 1
 
     @property
     def max_length(self) -> int | None:
@@ -109,17 +109,17 @@ class Roles:
         config = self.encoder.config
         if self.family == "xlnet" or not getattr(config, "position_biased_input", True):
             return None
-        return int(config.max_position_embeddings) - self._family.position_offset
+        return int(config.max_position_embeddings) - self.record.position_offset
 
     @property
     def asks_for_attentions(self) -> bool:
         """The encoder must be called with `output_attentions=True` to compute probabilities."""
-        return self._family.asks_for_attentions
+        return self.record.asks_for_attentions
 
     @property
     def forward_options(self) -> dict[str, Any]:
         """Keyword arguments that every forward of this family should get."""
-        return dict(self._family.forward_options)
+        return dict(self.record.forward_options)
 
     def supports(self, role: str) -> str | None:
         """Return None when every layer has this part as a module of its own, else the reason.
@@ -129,7 +129,7 @@ class Roles:
         """
         if role not in ROLES:
             raise UnsupportedRoleError(f"unknown role {role!r}", hint=f"roles: {', '.join(ROLES)}")
-        reasons = {**self._family.missing, **self._family.missing_for(self.encoder.config)}
+        reasons = {**self.record.missing, **self.record.missing_for(self.encoder.config)}
         return reasons.get(role)
 
     def part(self, index: int, role: str) -> nn.Module:
@@ -146,6 +146,12 @@ class Roles:
             raise UnsupportedRoleError(f"no {role!r} to work on in {self.family}: {reason}")
         return self._inside(index, role)
 
+    def set_part(self, index: int, role: str, module: nn.Module) -> None:
+        """Put `module` where layer `index` has the part that plays `role`; raises as `part`."""
+        self.part(index, role)
+        parent_path, _, name = self.record.parts[role].rpartition(".")
+        setattr(self.layers[index].get_submodule(parent_path), name, module)
+
     def attention(self, index: int) -> nn.Module:
         """Return the module of layer `index` that computes the attention probabilities."""
         return self._inside(index, "attention")
@@ -155,7 +161,7 @@ class Roles:
         if not 0 <= index < len(layers):
             raise UsageError(f"there is no layer {index}", hint=f"0 to {len(layers) - 1}")
         try:
-            return layers[index].get_submodule(self._family.parts[name])
+            return layers[index].get_submodule(self.record.parts[name])
         except AttributeError:
             raise UnsupportedRoleError(
                 f"layer {index} is a {type(layers[index]).__name__}, which has no {name!r}"
@@ -196,7 +202,7 @@ class Roles:
         for layer in modules:
             for module in layer.modules():
                 _share_config(module, config)
-        parent_path, _, name = self._family.layers.rpartition(".")
+        parent_path, _, name = self.record.layers.rpartition(".")
         setattr(self.encoder.get_submodule(parent_path), name, nn.ModuleList(modules))
 
     def _check_modernbert(self, modules: Sequence[Any]) -> None:
@@ -269,11 +275,11 @@ class Roles:
     def hidden_of(self, layer_output: Any) -> Tensor:
         """Return the hidden states [B, L, D] in what a layer took or returned."""
         hidden = layer_output[0] if isinstance(layer_output, tuple) else layer_output
-        return hidden.transpose(0, 1) if self._family.length_first else hidden
+        return hidden.transpose(0, 1) if self.record.length_first else hidden
 
     def attentions_of(self, attention_output: Any) -> Tensor:
         """Return the probabilities [B, N, L, L] in what an attention module returned."""
-        if self._family.length_first:
+        if self.record.length_first:
             return attention_output[2].permute(2, 3, 0, 1)
         return attention_output[1]
 

@@ -19,10 +19,12 @@ from torch import nn
 
 from bertwright.errors import CheckpointError, ModelLoadError, UnsupportedRoleError
 from bertwright.files import atomic_dir, cache_dir, read_json, write_json
+from bertwright.models.build import build_task_model
 from bertwright.models.encoder import load_tokenizer, quiet_transformers, save_encoder
 from bertwright.models.heads import VectorHead
 from bertwright.models.outputs import Outputs
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
+from bertwright.models.widths import refuse_uneven
 from bertwright.progress import console
 
 __all__ = [
@@ -146,6 +148,7 @@ def export_sentence_transformers(model_or_dir: TaskModel | str | Path, out_dir: 
             f"a model for {model.task} gives no vectors of texts",
             hint="sentence-transformers takes models trained with --task embed",
         )
+    refuse_uneven(model.encoder)
     roles = model.roles
     if model.config.pooling not in _POOLINGS:
         raise UnsupportedRoleError(

@@ -5,7 +5,6 @@ Shapes: B batch, L length, D model width, N heads, C classes, K layers.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,18 +24,15 @@ from bertwright.errors import (
     UsageError,
 )
 from bertwright.files import atomic_dir, write_json
-from bertwright.models.depth import make_shallower
 from bertwright.models.encoder import (
     encoder_home,
     find_model_dir,
     load_encoder,
     load_tokenizer,
     quiet_transformers,
-    read_checkpoint_tensors,
     save_encoder,
 )
-from bertwright.models.heads import HeadConfig, StockHead, VectorHead, build_head
-from bertwright.models.heads.stock import init_stock_head
+from bertwright.models.heads import HeadConfig, VectorHead, build_head
 from bertwright.models.manifest import (
     FORMAT_VERSION,
     HEADS,
@@ -49,7 +45,6 @@ from bertwright.models.outputs import Outputs, OutputScale
 from bertwright.models.pooling import EncoderShape, Pooling, States, build_pooling, check_pooling
 from bertwright.models.recorder import Recorder
 from bertwright.models.roles import Roles, get_roles
-from bertwright.surgery.layers import check_layer_indices
 from bertwright.surgery.plan import SurgeryPlan
 
 __all__ = [
@@ -57,8 +52,6 @@ __all__ = [
     "ModelConfig",
     "TaskModel",
     "TaskOutput",
-    "build_task_model",
-    "copy_with_layers",
 ]
 
 _XLNET_CLS_SEGMENT = 2
@@ -392,113 +385,3 @@ def _load_head(model: TaskModel, path: Path) -> None:
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{path} does not fit the head: {lines[-1].strip()}") from error
-
-
-def build_task_model(
-    source: str | Path | PreTrainedModel,
-    *,
-    task: str,
-    labels: Sequence[str],
-    config: ModelConfig | None = None,
-    max_length: int = 128,
-    seed: int = 0,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    outputs: Outputs | None = None,
-) -> TaskModel:
-    """Load an encoder and put a new head on it, in eval mode.
-
-    With the stock head and CLS pooling, the head's dense layer starts from the checkpoint's
-    pretrained one where there is one (BERT's pooler), as `transformers` does.
-
-    Args:
-        source: as for `load_encoder`.
-        task: name of the task.
-        labels: label names; label i is output i.
-        config: pooling and head.
-        max_length: longest input in tokens, truncated by whoever tokenises.
-        seed: of the head's random weights; no global random state is touched.
-        tokenizer: in place of the source's own; needed with an object if texts are to be read.
-        outputs: what the task asks for; None: one output a label.
-
-    Raises:
-        ModelLoadError: the source cannot be loaded, or has no tokenizer.
-        UnsupportedFamilyError: the architecture is not a known one.
-        ConfigError: `max_length` is more than the encoder has positions for.
-    """
-    config = config or ModelConfig()
-    encoder, own_tokenizer = load_encoder(source)
-    tokenizer = tokenizer or own_tokenizer
-    if tokenizer is None and not isinstance(source, PreTrainedModel):
-        raise ModelLoadError(
-            f"{source} has no tokenizer", hint="put tokenizer.json beside config.json"
-        )
-    base = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(source)
-    lineage: dict[str, Any] = {"base_model": base, "family": get_roles(encoder).family}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = TaskModel(
-            encoder,
-            task=task,
-            labels=labels,
-            config=config,
-            tokenizer=tokenizer,
-            lineage=lineage,
-            max_length=max_length,
-            outputs=outputs,
-        )
-
-    def read(names: list[str]) -> Mapping[str, Tensor]:
-        return read_checkpoint_tensors(source, names)
-
-    if isinstance(model.head, StockHead) and model.config.pooling == "cls":
-        init_stock_head(model.head, encoder.config, read)
-    if model.pooling is not None:
-        model.pooling.start(read)
-    return model.eval()
-
-
-def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
-    """Return a shallower copy: the layers at `indices`, with embeddings, pooling and head.
-
-    A pooling of so many layers becomes what is nearest to it in the smaller model (`spec_for`).
-    What it has learned goes with it as far as it fits; where the pooled vector has another width
-    than it had, the head is new.
-
-    Raises:
-        UsageError: the indices are empty, out of range or not increasing.
-        UnsupportedRoleError: the family cannot do without one of the dropped layers.
-    """
-    kept = check_layer_indices(indices, model.roles.num_layers)
-    smaller = make_shallower(model.encoder, kept)
-    config = model.config
-    if model.pooling is not None:
-        config = replace(config, pooling=model.pooling.spec_for(len(kept)))
-    with torch.random.fork_rng(devices=[]):
-        student = TaskModel(
-            smaller,
-            task=model.task,
-            labels=model.labels,
-            config=config,
-            tokenizer=model.tokenizer,
-            surgery=model.surgery.then_keep_layers(kept),
-            lineage=copy.deepcopy(model.lineage),
-            max_length=model.max_length,
-            outputs=model.outputs,
-            decoding=model.decoding,
-        )
-    if student.pooling is None or model.pooling is None:
-        student.head = copy.deepcopy(model.head)
-    else:
-        _copy_what_fits(model.pooling, student.pooling)
-        if student.pooling.width == model.pooling.width:
-            student.head = copy.deepcopy(model.head)
-    student.scale = copy.deepcopy(model.scale)
-    return student.train(model.training)
-
-
-def _copy_what_fits(source: nn.Module, target: nn.Module) -> None:
-    """Copy the tensors of the same name and shape."""
-    own = target.state_dict()
-    for name, tensor in source.state_dict().items():
-        if name in own and own[name].shape == tensor.shape:
-            own[name].copy_(tensor)

@@ -9,16 +9,14 @@ from typing import Any
 
 from bertwright.errors import CheckpointError
 from bertwright.registry import Choices
-from bertwright.surgery.layers import keep_layers
 
-__all__ = ["SURGERY_OPS", "SurgeryPlan", "apply_plan"]
+__all__ = ["SURGERY_OPS", "SurgeryPlan"]
 
 
 @dataclass(frozen=True)
 class _Op:
     keys: frozenset[str]
     check: Callable[[Mapping[str, Any]], bool]
-    apply: Callable[[list[Any], Mapping[str, Any]], list[Any]]
 
 
 def _is_index_list(value: object) -> bool:
@@ -30,16 +28,22 @@ def _is_index_list(value: object) -> bool:
     )
 
 
+def _is_in_a_layer(op: Mapping[str, Any]) -> bool:
+    return type(op["layer"]) is int and op["layer"] >= 0 and _is_index_list(op["indices"])
+
+
+_IN_A_LAYER = _Op(keys=frozenset({"op", "layer", "indices"}), check=_is_in_a_layer)
 SURGERY_OPS: Choices[_Op] = Choices(
     "surgery operation",
     {
         "keep_layers": _Op(
-            keys=frozenset({"op", "indices"}),
-            check=lambda op: _is_index_list(op["indices"]),
-            apply=lambda layers, op: keep_layers(layers, op["indices"]),
-        )
+            keys=frozenset({"op", "indices"}), check=lambda op: _is_index_list(op["indices"])
+        ),
+        "keep_heads": _IN_A_LAYER,
+        "keep_neurons": _IN_A_LAYER,
     },
 )
+"""Layers are numbered from 0, as they were when the operation was done."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,17 @@ class SurgeryPlan:
         op = {"op": "keep_layers", "indices": [int(index) for index in indices]}
         return SurgeryPlan((*self.ops, op))
 
+    def then_narrow(
+        self, heads: Mapping[int, Sequence[int]], neurons: Mapping[int, Sequence[int]]
+    ) -> SurgeryPlan:
+        """Return this plan with more operations: the heads and neurons that layers keep."""
+        ops = tuple(
+            {"op": op, "layer": int(layer), "indices": [int(index) for index in kept]}
+            for op, by_layer in (("keep_heads", heads), ("keep_neurons", neurons))
+            for layer, kept in sorted(by_layer.items())
+        )
+        return SurgeryPlan((*self.ops, *ops))
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return the plan as JSON values."""
         return [dict(op) for op in self.ops]
@@ -79,15 +94,3 @@ class SurgeryPlan:
         if not isinstance(value, list):
             raise CheckpointError(f"a surgery plan is a list of operations, not {value!r}")
         return cls(tuple(value))
-
-
-def apply_plan(plan: SurgeryPlan, layers: Sequence[Any]) -> list[Any]:
-    """Replay `plan` on the layers of the model that it started from.
-
-    Raises:
-        UsageError: an operation names a layer that is not there.
-    """
-    current = list(layers)
-    for op in plan.ops:
-        current = SURGERY_OPS[op["op"]].apply(current, op)
-    return current

@@ -1,4 +1,4 @@
-"""Train a shallower student of a finetuned model."""
+"""Train a shallower or narrower student of a finetuned model."""
 
 from __future__ import annotations
 
@@ -48,13 +48,17 @@ EXAMPLES = (
         "--method hidden_matching --data train.csv --out runs/two",
     ),
     (
+        "all layers, half of the heads, a quarter of the feed-forward networks",
+        "--teacher runs/mine --heads 0.5 --neurons 0.25 --data train.csv --out runs/narrow",
+    ),
+    (
         "the control: does the teacher help at all?",
         "--teacher runs/mine --layers 3 --method none --data train.csv --out runs/control",
     ),
 )
 GROUPS = {
     "What you give": ("teacher", "data", "eval_data", "eval_share", "reading", "long_rows"),
-    "Student": ("layers", "layer_choice"),
+    "Student": ("layers", "layer_choice", "heads", "neurons"),
     "Training": ("method", *TRAINING_BASICS),
     "Training, the finer points": ("training",),
     "Output": ("out", "resume"),
@@ -66,10 +70,10 @@ RULES = ("uniform", "first", "last", "alternate")
 
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig:
-    """Train a shallower student of a finetuned model (its teacher) to do the same task.
+    """Train a smaller student of a finetuned model (its teacher) to do the same task.
 
-    It starts from layers of the teacher. `bertwright compress` tries many such students and chooses
-    one.
+    It starts from layers of the teacher, or from their most important heads and neurons.
+    `bertwright compress` tries many students and chooses one.
     """
 
     teacher: str
@@ -84,11 +88,16 @@ class DistilConfig:
     reading: DataConfig = field(default_factory=DataConfig)
     long_rows: Literal["truncate", "stop"] = "truncate"
     """A row longer than --max-length is cut, or stops the command."""
-    layers: int
-    """Layers of the student."""
+    layers: int | None = None
+    """Layers of the student. Without it all of the teacher's, if --heads or --neurons is given."""
     layer_choice: str | None = None
     """Which layers of the teacher it starts from: uniform, first, last, alternate, or numbers from
     0 such as 0+2+5. Without it uniform; for theseus first, as in its paper."""
+    heads: str | None = None
+    """Share of the attention heads that it keeps, the most important ones: 0.5, or with options
+    share=0.5,scope=global (`bertwright methods head_pruning`)."""
+    neurons: str | None = None
+    """The same of the feed-forward networks' neurons (`bertwright methods neuron_pruning`)."""
     method: tuple[str, ...] = ()
     """How it learns, NAME or NAME:key=value,key=value; may be given several times: soft_targets
     (taken when none is given), hidden_matching, theseus, or none for training on labels alone.
@@ -101,7 +110,17 @@ class DistilConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
-        require(self.layers >= 1, "layers", self.layers, "at least 1")
+        narrow = pruning_methods(self)
+        if self.layers is None and not narrow:
+            raise ConfigError(
+                "the student has no size of its own", hint="--layers, --heads or --neurons"
+            )
+        require(self.layers is None or self.layers >= 1, "layers", self.layers, "at least 1")
+        if narrow and any(spec.partition(":")[0].strip() == "theseus" for spec in self.method):
+            raise ConfigError(
+                "--method theseus replaces layers by whole layers",
+                hint="leave --heads and --neurons out; prune its student in a second run",
+            )
 
 
 def distil(config: DistilConfig) -> TrainedResult:
@@ -114,7 +133,8 @@ def distil(config: DistilConfig) -> TrainedResult:
     methods = _read_methods(config)
     task, labels = saved_task(config.teacher, "--teacher")
     teacher = TaskModel.load(model_folder(config.teacher))
-    layers = choose_layers(teacher.roles.num_layers, config.layers, _layer_rule(config))
+    depth = teacher.roles.num_layers
+    layers = choose_layers(depth, config.layers or depth, _layer_rule(config))
     run_dir = open_run_dir("distil", config)
     rows, eval_rows = read_train_and_eval(config, run_dir, task, labels=labels)
     teacher.max_length = config.training.max_length
@@ -172,6 +192,21 @@ def _with_layers(spec: str, config: DistilConfig) -> str:
     return f"theseus:{','.join(pairs)}"
 
 
+def pruning_methods(config: DistilConfig) -> list[Any]:
+    """Return the methods that make the student narrower, heads first.
+
+    Raises:
+        ConfigError: an option is unknown or its value is out of range.
+    """
+    found = []
+    for option, name in (("heads", "head_pruning"), ("neurons", "neuron_pruning")):
+        given = getattr(config, option)
+        if given is not None:
+            spec = given if "=" in given else f"share={given}"
+            found.append(find_method(name).apply(parse_method_spec(f"{name}:{spec}")))
+    return found
+
+
 def _layer_rule(config: DistilConfig) -> Any:
     """Return a rule's name or the layers themselves.
 
@@ -211,7 +246,10 @@ def _train(
             task=task,
             resume=config.resume,
         )
-    student = init_student(teacher, layers)
+    narrow = teacher
+    for pruning in pruning_methods(config):
+        narrow = pruning.apply(narrow, rows, task)
+    student = init_student(narrow, layers)
     if not methods:
         result = train(
             student,

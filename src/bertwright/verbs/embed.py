@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bertwright.config import require
 from bertwright.evaluate.measure import model_folder
+from bertwright.models.build import build_task_model
 from bertwright.models.encoder import find_model_dir, read_checkpoint_tensors
 from bertwright.models.multi import head_folder
 from bertwright.models.outputs import Outputs
 from bertwright.models.pooling import check_pooling
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.progress import Progress
 from bertwright.tasks import find_task
 from bertwright.verbs.common import InputConfig, read_rows

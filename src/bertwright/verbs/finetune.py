@@ -7,12 +7,8 @@ from typing import Literal
 
 from bertwright.config import config_to_dict, require
 from bertwright.errors import ConfigError
-from bertwright.models.task_model import (
-    ModelConfig,
-    TaskModel,
-    build_task_model,
-    copy_with_layers,
-)
+from bertwright.models.build import build_task_model, copy_with_layers
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.registry import find_method, parse_method_spec
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig

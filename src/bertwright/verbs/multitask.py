@@ -9,8 +9,9 @@ from bertwright.config import config_from_strings, config_to_dict, require
 from bertwright.data.labels import LabelSet
 from bertwright.data.mixed import MixedRows, Sampling
 from bertwright.errors import ConfigError
+from bertwright.models.build import build_task_model
 from bertwright.models.multi import MultiModel
-from bertwright.models.task_model import ModelConfig, TaskModel, build_task_model
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.registry import split_spec
 from bertwright.tasks import Task, find_task
 from bertwright.tasks.multi import MultiTask

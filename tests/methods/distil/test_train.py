@@ -20,7 +20,7 @@ from bertwright.methods.distil.soft_targets import (
 from bertwright.methods.distil.student_init import StudentInitConfig, init_student
 from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache
 from bertwright.methods.distil.train import ask_teacher, distil_hooks, train_distilled
-from bertwright.models.task_model import build_task_model
+from bertwright.models.build import build_task_model
 from bertwright.tasks import find_task
 from bertwright.training.loop import train
 from methods.cases import (

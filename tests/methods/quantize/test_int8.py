@@ -21,7 +21,8 @@ from bertwright.methods.quantize.int8 import (
     simulate_int8,
 )
 from bertwright.methods.replace.theseus import apply_theseus
-from bertwright.models.task_model import TaskModel, build_task_model
+from bertwright.models.build import build_task_model
+from bertwright.models.task_model import TaskModel
 from tiny import tiny_batch, tiny_encoder
 
 

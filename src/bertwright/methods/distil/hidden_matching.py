@@ -18,6 +18,7 @@ from bertwright.errors import ConfigError, UsageError
 from bertwright.methods.distil.teacher_cache import TeacherSource, as_teacher_source
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
+from bertwright.models.widths import widths_of
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
 
@@ -254,9 +255,10 @@ class HiddenMatching(Hook):
         roles = get_roles(state.model.encoder)
         self.pairs = matched_pairs(self.config, roles.num_layers, self.teacher.num_layers)
         if self.needs_attentions:
-            if roles.num_heads != self.teacher.num_heads:
+            heads = widths_of(state.model.encoder).heads or (roles.num_heads,)
+            if set(heads) != {self.teacher.num_heads}:
                 raise UsageError(
-                    f"the student has {roles.num_heads} attention heads, the teacher "
+                    f"the student has {min(heads)} attention heads in a layer, the teacher "
                     f"{self.teacher.num_heads}: their maps do not correspond",
                     hint="set attention_weight=0, or take a student with as many heads",
                 )

@@ -11,8 +11,9 @@ from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.errors import ConfigError
 from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.build import copy_with_layers
 from bertwright.models.roles import get_roles
-from bertwright.models.task_model import TaskModel, copy_with_layers
+from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 
 __all__ = ["LayerChoice", "StudentInit", "StudentInitConfig", "choose_layers", "init_student"]

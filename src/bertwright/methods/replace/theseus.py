@@ -18,8 +18,9 @@ from bertwright.config import require
 from bertwright.errors import ConfigError
 from bertwright.methods.distil.student_init import choose_layers
 from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.build import copy_with_layers
 from bertwright.models.roles import Roles, get_roles
-from bertwright.models.task_model import TaskModel, copy_with_layers
+from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
 

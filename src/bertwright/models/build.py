@@ -1,0 +1,155 @@
+"""New task models: of an encoder and a new head, or of a part of a model that there is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bertwright.errors import ModelLoadError
+from bertwright.models.depth import make_shallower
+from bertwright.models.encoder import load_encoder, read_checkpoint_tensors
+from bertwright.models.heads.stock import StockHead, init_stock_head
+from bertwright.models.outputs import Outputs
+from bertwright.models.roles import get_roles
+from bertwright.models.task_model import ModelConfig, TaskModel
+from bertwright.models.widths import make_narrower
+from bertwright.surgery.kept import check_kept
+from bertwright.surgery.plan import SurgeryPlan
+
+__all__ = ["build_task_model", "copy_with_layers", "copy_with_widths"]
+
+
+def build_task_model(
+    source: str | Path | PreTrainedModel,
+    *,
+    task: str,
+    labels: Sequence[str],
+    config: ModelConfig | None = None,
+    max_length: int = 128,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    outputs: Outputs | None = None,
+) -> TaskModel:
+    """Load an encoder and put a new head on it, in eval mode.
+
+    With the stock head and CLS pooling, the head's dense layer starts from the checkpoint's
+    pretrained one where there is one (BERT's pooler), as `transformers` does.
+
+    Args:
+        source: as for `load_encoder`.
+        task: name of the task.
+        labels: label names; label i is output i.
+        config: pooling and head.
+        max_length: longest input in tokens, truncated by whoever tokenises.
+        seed: of the head's random weights; no global random state is touched.
+        tokenizer: in place of the source's own; needed with an object if texts are to be read.
+        outputs: what the task asks for; None: one output a label.
+
+    Raises:
+        ModelLoadError: the source cannot be loaded, or has no tokenizer.
+        UnsupportedFamilyError: the architecture is not a known one.
+        ConfigError: `max_length` is more than the encoder has positions for.
+    """
+    config = config or ModelConfig()
+    encoder, own_tokenizer = load_encoder(source)
+    tokenizer = tokenizer or own_tokenizer
+    if tokenizer is None and not isinstance(source, PreTrainedModel):
+        raise ModelLoadError(
+            f"{source} has no tokenizer", hint="put tokenizer.json beside config.json"
+        )
+    base = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    lineage: dict[str, Any] = {"base_model": base, "family": get_roles(encoder).family}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = TaskModel(
+            encoder,
+            task=task,
+            labels=labels,
+            config=config,
+            tokenizer=tokenizer,
+            lineage=lineage,
+            max_length=max_length,
+            outputs=outputs,
+        )
+
+    def read(names: list[str]) -> Mapping[str, Tensor]:
+        return read_checkpoint_tensors(source, names)
+
+    if isinstance(model.head, StockHead) and model.config.pooling == "cls":
+        init_stock_head(model.head, encoder.config, read)
+    if model.pooling is not None:
+        model.pooling.start(read)
+    return model.eval()
+
+
+def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
+    """Return a shallower copy: the layers at `indices`, with embeddings, pooling and head.
+
+    A pooling of so many layers becomes what is nearest to it in the smaller model (`spec_for`).
+    What it has learned goes with it as far as it fits; where the pooled vector has another width
+    than it had, the head is new.
+
+    Raises:
+        UsageError: the indices are empty, out of range or not increasing.
+        UnsupportedRoleError: the family cannot do without one of the dropped layers.
+    """
+    kept = check_kept(indices, model.roles.num_layers, "layer")
+    config = model.config
+    if model.pooling is not None:
+        config = replace(config, pooling=model.pooling.spec_for(len(kept)))
+    smaller = make_shallower(model.encoder, kept)
+    return _copy_around(model, smaller, config, model.surgery.then_keep_layers(kept))
+
+
+def copy_with_widths(
+    model: TaskModel,
+    *,
+    heads: Mapping[int, Sequence[int]] | None = None,
+    neurons: Mapping[int, Sequence[int]] | None = None,
+) -> TaskModel:
+    """Return a narrower copy, with the same embeddings, pooling and head; see `make_narrower`."""
+    narrower = make_narrower(model.encoder, heads=heads, neurons=neurons)
+    plan = model.surgery.then_narrow(heads or {}, neurons or {})
+    return _copy_around(model, narrower, model.config, plan)
+
+
+def _copy_around(
+    model: TaskModel, encoder: PreTrainedModel, config: ModelConfig, surgery: SurgeryPlan
+) -> TaskModel:
+    """Return a copy of all but the encoder, with what of pooling and head fits."""
+    with torch.random.fork_rng(devices=[]):
+        copied = TaskModel(
+            encoder,
+            task=model.task,
+            labels=model.labels,
+            config=config,
+            tokenizer=model.tokenizer,
+            surgery=surgery,
+            lineage=copy.deepcopy(model.lineage),
+            max_length=model.max_length,
+            outputs=model.outputs,
+            decoding=model.decoding,
+        )
+    if copied.pooling is None or model.pooling is None:
+        copied.head = copy.deepcopy(model.head)
+    else:
+        _copy_what_fits(model.pooling, copied.pooling)
+        if copied.pooling.width == model.pooling.width:
+            copied.head = copy.deepcopy(model.head)
+    copied.scale = copy.deepcopy(model.scale)
+    return copied.train(model.training)
+
+
+def _copy_what_fits(source: nn.Module, target: nn.Module) -> None:
+    """Copy the tensors of the same name and shape."""
+    own = target.state_dict()
+    for name, tensor in source.state_dict().items():
+        if name in own and own[name].shape == tensor.shape:
+            own[name].copy_(tensor)

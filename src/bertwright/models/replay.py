@@ -1,0 +1,36 @@
+"""Doing again, on the encoder that surgery began with, what its plan says was done."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from bertwright.models.depth import make_shallower
+from bertwright.models.widths import make_narrower
+from bertwright.surgery.plan import SurgeryPlan
+
+__all__ = ["replay_surgery"]
+
+_DO: Mapping[str, Callable[[PreTrainedModel, Mapping[str, Any]], PreTrainedModel]] = {
+    "keep_layers": lambda encoder, op: make_shallower(encoder, op["indices"]),
+    "keep_heads": lambda encoder, op: make_narrower(encoder, heads={op["layer"]: op["indices"]}),
+    "keep_neurons": lambda encoder, op: make_narrower(
+        encoder, neurons={op["layer"]: op["indices"]}
+    ),
+}
+
+
+def replay_surgery(encoder: PreTrainedModel, plan: SurgeryPlan) -> PreTrainedModel:
+    """Return a copy of `encoder` (the model that the plan began with) after the plan's operations.
+
+    Raises:
+        UsageError: an operation names a layer, head or neuron that is not there.
+        UnsupportedRoleError: the family cannot do without what is taken out.
+    """
+    changed = copy.deepcopy(encoder)
+    for op in plan.ops:
+        changed = _DO[op["op"]](changed, op)
+    return changed
