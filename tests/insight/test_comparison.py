@@ -74,6 +74,9 @@ def test_labels_are_short_unless_they_are_anothers():
     assert _label("frozen:pooling=max", False, taken, 900) == "max"
     assert _label("frozen:pooling=tfidf", False, taken, 900) == "frozen tfidf"
     assert _label("tfidf", False, taken, 400) == "tfidf"
+    two = {"student:layers=2", "student:layers=1", "finetune:epochs=5"}
+    assert _label("finetune:epochs=5", False, two, 400) == "finetune"
+    assert _label("student:layers=1", False, two, 900) == "student:layers=1"
     assert _label("frozen:pooling=max", False, taken, 400) is None
     assert _label("frozen:pooling=max", True, taken, 400) == "max"
 

@@ -30,8 +30,10 @@ def render_comparison(summary: Mapping[str, Any], path: str | Path) -> Path:
         DiskFullError: there is no room for it.
     """
     contenders = [dict(one) for one in summary["contenders"]]
+    taken = {one["name"] for one in contenders}
     for one in contenders:
         one["family"] = _family_of(one["name"])
+        one["short"] = _short(one["name"], taken)
     primary = contenders[0]["primary"] if contenders else "score"
     ranked = sorted(contenders, key=lambda one: -one["score"])
     context = {
@@ -122,10 +124,16 @@ def _label(name: str, is_best: bool, taken: Collection[str], width: float) -> st
     """
     pooling = name.removeprefix(_POOLING)
     if pooling == name:
-        return name
+        return _short(name, taken)
     if width < _SIZES["broad"][0] and not is_best:
         return None
     return f"frozen {pooling}" if pooling in taken else pooling
+
+
+def _short(name: str, taken: Collection[str]) -> str:
+    """Return a contender's kind, without its options, unless another is of the same kind."""
+    kind = name.partition(":")[0]
+    return name if sum(other.partition(":")[0] == kind for other in taken) > 1 else kind
 
 
 def _facts(summary: Mapping[str, Any]) -> dict[str, Any]:
