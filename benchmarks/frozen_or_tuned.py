@@ -41,7 +41,7 @@ SEEDS = {None: 1}
 
 def contenders(name: str, count: int | None) -> dict[str, str]:
     """Return the contender of each way."""
-    options = SETS[name][1] | ({"batch_size": SMALL_BATCH, "lr": 1e-4} if count else {})
+    options = SETS[name][1] | ({"batch_size": SMALL_BATCH} if count else {})
     words = ",".join(f"{key}={value}" for key, value in options.items())
     learner = "logistic" if count is None and name == "clinc150" else "best"
     return {

@@ -264,11 +264,10 @@ def frozen_or_tuned_table(results: Path) -> str:
         [
             f"{name}, {count:,} rows",
             *(_over_seeds([run["score"] for run in ways.get(w, ())]) for w in ("frozen", "tuned")),
-            *(_mean_of(ways.get(w, ()), "train_s", "{:.0f} s") for w in ("frozen", "tuned")),
         ]
         for (name, count), ways in sorted(runs.items())
     ]
-    header = ["rows to learn from", "frozen", "tuned", "frozen takes", "tuned takes"]
+    header = ["rows to learn from", "frozen", "tuned"]
     return markdown_table(header, rows) if rows else ""
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     multitask: Callable[..., Any]
     predict: Callable[..., Any]
     run: Callable[..., Any]
+    trim: Callable[..., Any]
 
 __all__ = [
     "__version__",
@@ -54,6 +55,7 @@ __all__ = [
     "multitask",
     "predict",
     "run",
+    "trim",
 ]
 
 _VERBS = tuple(name for name in __all__ if name not in ("__version__", "load"))

@@ -13,6 +13,7 @@ from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import StudentInitConfig
 from bertwright.methods.prune.heads import HeadPruningConfig
 from bertwright.methods.prune.neurons import NeuronPruningConfig
+from bertwright.methods.prune.vocabulary import VocabularyTrimmingConfig
 from bertwright.methods.quantize.int8 import Int8Config
 from bertwright.methods.replace.theseus import TheseusConfig
 
@@ -44,6 +45,9 @@ SETTINGS: dict[str, Setting] = {
     "head_pruning": Setting(HeadPruningConfig(), HeadPruningConfig(by="random", seed=1)),
     "neuron_pruning": Setting(
         NeuronPruningConfig(multiple=8), NeuronPruningConfig(by="magnitude", multiple=8)
+    ),
+    "vocabulary_trimming": Setting(
+        VocabularyTrimmingConfig(), VocabularyTrimmingConfig(characters=False)
     ),
     "int8_ptq": Setting(Int8Config(), Int8Config(granularity="per-tensor", embeddings=True)),
 }

@@ -57,6 +57,8 @@ def run_method(
         return train_theseus(teacher, rows, rows, **arguments)[0]
     if name == "int8_ptq":
         return find_method(name).apply(config).apply(teacher)
+    if name == "vocabulary_trimming":
+        return find_method(name).apply(config).apply(teacher, rows)
     if name == "student_init" or name in PRUNING:
         maker: Any = find_method(name).apply(config)
         task = find_task("classify")

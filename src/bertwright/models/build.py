@@ -23,7 +23,7 @@ from bertwright.models.widths import make_narrower
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.plan import SurgeryPlan
 
-__all__ = ["build_task_model", "copy_with_layers", "copy_with_widths"]
+__all__ = ["build_task_model", "copy_around", "copy_with_layers", "copy_with_widths"]
 
 
 def build_task_model(
@@ -105,7 +105,7 @@ def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
     if model.pooling is not None:
         config = replace(config, pooling=model.pooling.spec_for(len(kept)))
     smaller = make_shallower(model.encoder, kept)
-    return _copy_around(model, smaller, config, model.surgery.then_keep_layers(kept))
+    return copy_around(model, smaller, config, model.surgery.then_keep_layers(kept))
 
 
 def copy_with_widths(
@@ -117,13 +117,13 @@ def copy_with_widths(
     """Return a narrower copy, with the same embeddings, pooling and head; see `make_narrower`."""
     narrower = make_narrower(model.encoder, heads=heads, neurons=neurons)
     plan = model.surgery.then_narrow(heads or {}, neurons or {})
-    return _copy_around(model, narrower, model.config, plan)
+    return copy_around(model, narrower, model.config, plan)
 
 
-def _copy_around(
+def copy_around(
     model: TaskModel, encoder: PreTrainedModel, config: ModelConfig, surgery: SurgeryPlan
 ) -> TaskModel:
-    """Return a copy of all but the encoder, with what of pooling and head fits."""
+    """Return a copy of a model around another encoder, with what of pooling and head fits."""
     with torch.random.fork_rng(devices=[]):
         copied = TaskModel(
             encoder,

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from bertwright.models.depth import make_shallower
+from bertwright.models.vocabulary import keep_embeddings
 from bertwright.models.widths import make_narrower
 from bertwright.surgery.plan import SurgeryPlan
 
 __all__ = ["replay_surgery"]
+
+
+def _keep_pieces(encoder: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
+    copied = copy.deepcopy(encoder)
+    keep_embeddings(copied, kept)
+    return copied
+
 
 _DO: Mapping[str, Callable[[PreTrainedModel, Mapping[str, Any]], PreTrainedModel]] = {
     "keep_layers": lambda encoder, op: make_shallower(encoder, op["indices"]),
@@ -20,6 +28,7 @@ _DO: Mapping[str, Callable[[PreTrainedModel, Mapping[str, Any]], PreTrainedModel
     "keep_neurons": lambda encoder, op: make_narrower(
         encoder, neurons={op["layer"]: op["indices"]}
     ),
+    "keep_pieces": lambda encoder, op: _keep_pieces(encoder, op["indices"]),
 }
 
 

@@ -32,18 +32,20 @@ def _is_in_a_layer(op: Mapping[str, Any]) -> bool:
     return type(op["layer"]) is int and op["layer"] >= 0 and _is_index_list(op["indices"])
 
 
+_OF_THE_WHOLE = _Op(
+    keys=frozenset({"op", "indices"}), check=lambda op: _is_index_list(op["indices"])
+)
 _IN_A_LAYER = _Op(keys=frozenset({"op", "layer", "indices"}), check=_is_in_a_layer)
 SURGERY_OPS: Choices[_Op] = Choices(
     "surgery operation",
     {
-        "keep_layers": _Op(
-            keys=frozenset({"op", "indices"}), check=lambda op: _is_index_list(op["indices"])
-        ),
+        "keep_layers": _OF_THE_WHOLE,
+        "keep_pieces": _OF_THE_WHOLE,
         "keep_heads": _IN_A_LAYER,
         "keep_neurons": _IN_A_LAYER,
     },
 )
-"""Layers are numbered from 0, as they were when the operation was done."""
+"""Layers, heads, neurons and pieces are numbered as they were when the operation was done."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class SurgeryPlan:
             for layer, kept in sorted(by_layer.items())
         )
         return SurgeryPlan((*self.ops, *ops))
+
+    def then_keep_pieces(self, kept: Sequence[int]) -> SurgeryPlan:
+        """Return this plan with one more operation: the pieces of the vocabulary that stay."""
+        op = {"op": "keep_pieces", "indices": [int(index) for index in kept]}
+        return SurgeryPlan((*self.ops, op))
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the plan as JSON values."""

@@ -77,13 +77,19 @@ _ENTRIES = (
     VerbEntry(
         name="distil",
         config_name="DistilConfig",
-        help="train a shallower student of a finetuned model",
+        help="train a smaller student of a finetuned model",
         group="Make a model",
     ),
     VerbEntry(
         name="compress",
         config_name="CompressConfig",
         help="try students and engines, measure all, choose by budget",
+        group="Make a model",
+    ),
+    VerbEntry(
+        name="trim",
+        config_name="TrimConfig",
+        help="drop the pieces of the vocabulary that your texts do not use",
         group="Make a model",
     ),
     VerbEntry(
