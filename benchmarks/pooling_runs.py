@@ -153,7 +153,7 @@ def model_and_rows(name: str, pooling: str, folder: Path) -> tuple:
             encoder=task.training_encoder if split == "train" else task.encoder,
             max_length=setup.max_length,
         )
-        for split in ("train", "dev")
+        for split in ("train", "dev", "test")
     }
     return model, {"task": task, **parts}
 
@@ -185,7 +185,7 @@ def train_all(args: argparse.Namespace, folder: Path) -> None:
             raise SystemExit(1)
         seconds = time.perf_counter() - began
         most = peak_mb()
-        metrics = test_metrics(folder, setup.task)
+        metrics = test_metrics(folder, setup.task, frozen=frozen)
         facts = json.loads((folder / "run/metrics.jsonl").read_text().splitlines()[-1])
         best = json.loads((folder / "run/model/bertwright.json").read_text())["lineage"]["scores"]
         write_json(
@@ -204,9 +204,11 @@ def result_file(name: str, pooling: str, mode: str, seed: int) -> Path:
     return RESULTS / name / f"{pooling}-{mode}-s{seed}.json"
 
 
-def test_metrics(folder: Path, task: str) -> dict[str, float]:
+def test_metrics(folder: Path, task: str, *, frozen: bool) -> dict[str, float]:
+    """Judge the run's model on test; a frozen one by what was read of it before."""
     from bertwright.data.load import load_rows
     from bertwright.data.tokenise import tokenise
+    from bertwright.features.frozen import with_reads
     from bertwright.models.task_model import TaskModel
     from bertwright.tasks import find_task
     from bertwright.training.evaluation import evaluate_model
@@ -215,6 +217,8 @@ def test_metrics(folder: Path, task: str) -> dict[str, float]:
     model = TaskModel.load(folder / "run")
     rows = load_rows(folder / "test.jsonl", schema=kind.schema)
     encoded = tokenise(rows, model.tokenizer, encoder=kind.encoder, max_length=model.max_length)
+    if frozen:
+        (encoded,) = with_reads([model], encoded)
     return evaluate_model(model, encoded, kind, precision="fp32")[0]
 
 

@@ -11,7 +11,7 @@ from bertwright.data.tokenise import tokenise
 from bertwright.features import frozen
 from bertwright.features.frozen import freeze, with_reads
 from bertwright.models.build import build_task_model
-from bertwright.models.task_model import ModelConfig
+from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import compute_logits
@@ -153,3 +153,31 @@ def test_training_on_readings_is_training_with_a_frozen_encoder(pooling, tmp_pat
         weights.append(model.learned_parts.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=2e-4, rtol=1e-3)
+
+
+def test_a_reading_serves_the_same_encoder_from_elsewhere(tmp_path, monkeypatch):
+    """A model that was saved and loaded has another name in its configuration, but no other."""
+    model, encoded = prepared("tfidf")
+    (first,) = with_reads([model], encoded)
+    model.save(tmp_path / "m")
+    loaded = TaskModel.load(tmp_path / "m")
+    assert loaded.encoder.config._name_or_path != model.encoder.config._name_or_path
+
+    def never(*args, **kwargs):
+        raise AssertionError("the encoder was run again")
+
+    monkeypatch.setattr(frozen, "_states", never)
+    (again,) = with_reads([loaded], encoded)
+    assert again.reads is not None and first.reads is not None
+    rows = np.arange(5)
+    assert torch.equal(encoded_reads(again, rows), encoded_reads(first, rows)), (
+        "and it is the same reading"
+    )
+    with torch.no_grad():
+        loaded.encoder.get_input_embeddings().weight[7] += 1
+    with pytest.raises(AssertionError, match="run again"):
+        with_reads([loaded], encoded)
+
+
+def encoded_reads(encoded, rows):
+    return encoded.collate(rows)["read"]

@@ -19,7 +19,7 @@ from torch import nn
 from bertwright.data.cache import cache_root, open_folder, publish_folder, scratch_folder
 from bertwright.data.reads import ReadsWriter, StoredReads
 from bertwright.data.tokenise import EncodedRows
-from bertwright.models.hashing import weights_hash
+from bertwright.models.hashing import settings_of, weights_hash
 from bertwright.models.pooling import States
 from bertwright.models.task_model import TaskModel
 from bertwright.progress import Progress
@@ -126,7 +126,7 @@ def _hash_reader(model: TaskModel) -> str:
         spec = model.pooling.spec
         for name, buffer in model.pooling.named_buffers():
             reader.register_buffer(name.replace(".", "_"), buffer)
-    return weights_hash(reader, {**model.encoder.config.to_dict(), "pooling": spec})
+    return weights_hash(reader, {**settings_of(model.encoder.config), "pooling": spec})
 
 
 def _states(

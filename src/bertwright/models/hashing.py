@@ -9,8 +9,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
-__all__ = ["weights_hash"]
+__all__ = ["settings_of", "weights_hash"]
+
+_ELSEWHERE = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""What a configuration says that changes no output (weights tell their type themselves)."""
+
+
+def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what of a configuration can make a difference, wherever the model was loaded from."""
+    return {name: value for name, value in config.to_dict().items() if name not in _ELSEWHERE}
 
 
 def weights_hash(module: nn.Module, settings: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from bertwright.data.batching import collate, plan_batches
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import FileFormatError
 from bertwright.files import atomic_dir, cache_dir, read_json, write_json
-from bertwright.models.hashing import weights_hash
+from bertwright.models.hashing import settings_of, weights_hash
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel, TaskOutput
 from bertwright.progress import Progress
@@ -144,7 +144,7 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 def teacher_hash(model: TaskModel) -> str:
     """Return a hash of every weight, of the encoder's config and of what stands on it."""
-    return weights_hash(model, {**model.encoder.config.to_dict(), "pooling": str(model.config)})
+    return weights_hash(model, {**settings_of(model.encoder.config), "pooling": str(model.config)})
 
 
 class TeacherCache:
