@@ -28,7 +28,7 @@ _FAMILY = {
     "paper": "Scikit-learn: Machine Learning in Python",
     "year": 2011,
     "citation": "Pedregosa et al. 2011, JMLR 12",
-    "expected_effect": "With 100 rows above fine-tuning or below it, by the task.",
+    "expected_effect": "MiniLM: 4 to 9 points below tuning on sst2, half a point on clinc150.",
     "expected_source": "Measured here: docs/frozen.md.",
 }
 
