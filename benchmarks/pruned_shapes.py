@@ -76,10 +76,10 @@ def flops_per_token(model: TaskModel) -> float:
 
 
 def make_texts() -> list[str]:
-    """Return texts of 126 common words, a piece each."""
+    """Return texts of 126 words, a piece each, drawn from the vocabulary."""
     tokenizer = load_tokenizer("minilm")
     assert tokenizer is not None
-    words = [w for w, i in sorted(tokenizer.get_vocab().items()) if w.isalpha() and len(w) > 2]
+    words = [w for w in sorted(tokenizer.get_vocab()) if w.isalpha() and len(w) > 2]
     rng = random.Random(0)
     return [" ".join(rng.choices(words, k=LENGTH - 2)) for _ in range(TEXTS)]
 

@@ -33,7 +33,10 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ModelLoadError("the model has no fast tokenizer, so its vocabulary cannot be trimmed")
+        raise ModelLoadError(
+            "the model has no fast tokenizer, so its vocabulary cannot be trimmed",
+            hint="put tokenizer.json beside the model",
+        )
     return json.loads(backend.to_str())
 
 

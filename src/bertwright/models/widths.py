@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -25,6 +25,7 @@ __all__ = [
     "make_narrower",
     "narrow_to_saved",
     "note_widths",
+    "refuse_fixed",
     "refuse_uneven",
     "saved_widths",
     "why_heads_stay",
@@ -54,6 +55,19 @@ def why_heads_stay(roles: Roles) -> str | None:
 def why_neurons_stay(roles: Roles) -> str | None:
     """Return why no FFN neurons can be taken out of this encoder, or None."""
     return roles.supports("ffn_in") or roles.supports("ffn_out")
+
+
+def refuse_fixed(roles: Roles, what: Literal["heads", "neurons"]) -> None:
+    """Check that heads or neurons can be taken out of this encoder.
+
+    Raises:
+        UnsupportedRoleError: they cannot, with the reason.
+    """
+    reason = why_heads_stay(roles) if what == "heads" else why_neurons_stay(roles)
+    if reason:
+        raise UnsupportedRoleError(
+            f"{roles.family} keeps its {what}: {reason}", hint="take whole layers out instead"
+        )
 
 
 def widths_of(encoder: nn.Module) -> LayerWidths:
@@ -99,12 +113,10 @@ def _narrow(
     neurons: Mapping[int, Sequence[int]],
 ) -> None:
     roles = get_roles(encoder)
-    for what, asked, reason in (
-        ("heads", heads, why_heads_stay(roles)),
-        ("neurons", neurons, why_neurons_stay(roles)),
-    ):
-        if asked and reason:
-            raise UnsupportedRoleError(f"{roles.family} keeps its {what}: {reason}")
+    if heads:
+        refuse_fixed(roles, "heads")
+    if neurons:
+        refuse_fixed(roles, "neurons")
     for index, kept in heads.items():
         _keep_heads(roles, index, kept)
     for index, kept in neurons.items():

@@ -22,6 +22,7 @@ from bertwright.methods.prune.vocabulary import (
 )
 from bertwright.models.multi import head_folder
 from bertwright.models.task_model import TaskModel
+from bertwright.models.vocabulary import copy_with_pieces
 from bertwright.tasks import Task, find_task
 from bertwright.training.evaluation import compute_logits
 from bertwright.verbs.common import InputConfig, read_rows
@@ -118,7 +119,7 @@ def trim(config: TrimConfig) -> TrimResult:
     before = [_encode(place, config, task, model) for place in config.data]
     method = VocabularyTrimming(_options(config))
     kept = method.kept_pieces(model, *before)
-    trimmed = method.apply(model, *before)
+    trimmed = copy_with_pieces(model, kept)
     after = [_encode(place, config, task, trimmed) for place in config.data]
     num_tokens = sum(prove_tokens_alike(*pair, kept) for pair in zip(before, after, strict=True))
     num_scored = _prove_scores_alike((model, trimmed), before[0], after[0], config.score_rows)
@@ -128,9 +129,10 @@ def trim(config: TrimConfig) -> TrimResult:
         changed = share_of_changed_rows(whole, fewer, kept)
     trimmed.lineage = {**model.lineage, "trim": {"verb": "trim", **config_to_dict(config)}}
     trimmed.save(out)
+    words: Any = model.encoder.get_input_embeddings()
     result = TrimResult(
         out=out,
-        pieces_before=model.encoder.get_input_embeddings().num_embeddings,  # type: ignore[arg-type]
+        pieces_before=words.num_embeddings,
         pieces_after=len(kept),
         parameters_before=model.num_parameters,
         parameters_after=trimmed.num_parameters,

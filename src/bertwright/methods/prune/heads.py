@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
-from bertwright.methods.prune.checks import check_prunable
-from bertwright.methods.prune.importance import Scope, choose_kept, gate_gradients
+from bertwright.methods.prune.importance import (
+    Scope,
+    choose_kept,
+    gate_gradients,
+    random_scores,
+)
+from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_widths
 from bertwright.models.task_model import TaskModel
-from bertwright.models.widths import why_heads_stay, widths_of
+from bertwright.models.widths import refuse_fixed, widths_of
 from bertwright.registry import register_method
 from bertwright.tasks.objective import Objective
 
@@ -77,11 +80,10 @@ class HeadPruning:
             UnsupportedRoleError: the family keeps its heads, with the reason.
             UsageError: the model has been quantized.
         """
-        check_prunable(model, "heads", why_heads_stay(model.roles))
+        refuse_quantized(model, "it cannot be pruned")
+        refuse_fixed(model.roles, "heads")
         if self.config.by == "random":
-            generator = torch.Generator().manual_seed(self.config.seed)
-            counts = widths_of(model.encoder).heads or ()
-            scores = tuple(torch.rand(count, generator=generator) for count in counts)
+            scores = random_scores(widths_of(model.encoder).heads, self.config.seed)
         else:
             scores = gate_gradients(model, rows, task).heads or ()
         kept = choose_kept(scores, self.config.share, scope=self.config.scope)

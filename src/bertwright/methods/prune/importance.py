@@ -29,6 +29,7 @@ __all__ = [
     "gate_gradients",
     "neuron_activations",
     "neuron_magnitudes",
+    "random_scores",
 ]
 
 Scope = Literal["layer", "global"]
@@ -99,7 +100,7 @@ class _Gates:
         self._roles = roles
         self._handles: list[Any] = []
         self._gates: dict[str, list[Tensor]] = {}
-        self._places: dict[str, list[nn.Module]] = {}
+        self._places: dict[str, list[Any]] = {}
         widths = widths_of(roles.encoder)
         self._counts = {"heads": widths.heads, "neurons": widths.neurons}
         for what, role, reason in (
@@ -129,7 +130,7 @@ class _Gates:
         """Make new gates of 1 for the rows of a batch."""
         self._gates = {
             what: [
-                torch.ones(num_rows, count, device=place.weight.device, requires_grad=True)  # type: ignore[call-overload]
+                torch.ones(num_rows, count, device=place.weight.device, requires_grad=True)
                 for place, count in zip(places, self._counts[what] or (), strict=True)
             ]
             for what, places in self._places.items()
@@ -190,6 +191,12 @@ def neuron_activations(
         for handle in handles:
             handle.remove()
     return Importance(heads=None, neurons=tuple(total / num_tokens for total in sums))
+
+
+def random_scores(counts: Sequence[int] | None, seed: int) -> tuple[Tensor, ...]:
+    """Return scores drawn evenly from [0, 1) for so many heads or neurons a layer: a control."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.rand(count, generator=generator) for count in counts or ())
 
 
 def choose_kept(

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
-from bertwright.methods.prune.checks import check_prunable
 from bertwright.methods.prune.importance import (
     Scope,
     choose_kept,
     gate_gradients,
     neuron_activations,
     neuron_magnitudes,
+    random_scores,
 )
+from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_widths
 from bertwright.models.task_model import TaskModel
-from bertwright.models.widths import why_neurons_stay, widths_of
+from bertwright.models.widths import refuse_fixed, widths_of
 from bertwright.registry import register_method
 from bertwright.tasks.objective import Objective
 
@@ -90,7 +90,8 @@ class NeuronPruning:
             UnsupportedRoleError: the family keeps its neurons, with the reason.
             UsageError: the model has been quantized.
         """
-        check_prunable(model, "neurons", why_neurons_stay(model.roles))
+        refuse_quantized(model, "it cannot be pruned")
+        refuse_fixed(model.roles, "neurons")
         kept = choose_kept(
             self._scores(model, rows, task),
             self.config.share,
@@ -106,6 +107,4 @@ class NeuronPruning:
             return neuron_magnitudes(model).neurons or ()
         if self.config.by == "activation":
             return neuron_activations(model, rows).neurons or ()
-        generator = torch.Generator().manual_seed(self.config.seed)
-        counts = widths_of(model.encoder).neurons or ()
-        return tuple(torch.rand(count, generator=generator) for count in counts)
+        return random_scores(widths_of(model.encoder).neurons, self.config.seed)
