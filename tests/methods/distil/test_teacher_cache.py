@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bertwright.data.batching import collate
-from bertwright.methods.distil import teacher_cache
+from bertwright.methods.distil import teacher_cache, teacher_source
 from bertwright.methods.distil.soft_targets import soft_target_loss
 from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache, teacher_hash
 from methods.cases import inputs_of, some_batch, tiny_rows, tiny_teacher
@@ -53,6 +53,30 @@ def test_cache_says_what_the_live_teacher_says(teacher, tmp_path):
         cache.hidden(batch, 1)
 
 
+def test_projections_are_kept_token_after_token_in_half_precision(teacher, tmp_path):
+    rows = tiny_rows(teacher)
+    cache = built(teacher, rows, tmp_path, projection_layers=[4, 2, 2])
+    live = LiveTeacher(teacher)
+    batch = shuffled_batch(rows)
+    mask = batch["attention_mask"].bool()
+    for layer in (2, 4):
+        assert cache.projection_shape(layer) == live.projection_shape(layer) == (4, 32)
+        kept, asked = cache.projections(batch, layer), live.projections(batch, layer)
+        for ours, theirs in zip(kept, asked, strict=True):
+            assert ours.shape == (*mask.shape, 32) and theirs[mask].std() > 0.01
+            torch.testing.assert_close(ours[mask], theirs[mask], atol=1e-3, rtol=1e-3)
+            assert not ours[~mask].any()
+        for one, other in ((0, 1), (1, 2), (0, 2)):  # none stands in another's place
+            assert not torch.allclose(kept[one][mask], asked[other][mask], atol=1e-2)
+    file = cache.folder / "projections_4.npy"
+    num_tokens = int(rows.lengths.sum())
+    assert np.load(file).shape == (num_tokens, 3, 32) and np.load(file).dtype == np.float16
+    with pytest.raises(KeyError):
+        cache.projections(batch, 3)
+    with pytest.raises(KeyError):
+        cache.projection_shape(3)
+
+
 def test_loss_is_the_same_from_cache_and_live_and_not_from_other_rows(teacher, tmp_path):
     rows = tiny_rows(teacher)
     cache, live = built(teacher, rows, tmp_path), LiveTeacher(teacher)
@@ -83,9 +107,9 @@ def test_teacher_is_asked_in_eval_mode_without_gradients_and_left_in_its_mode(te
 def test_live_teacher_runs_once_a_batch(teacher, monkeypatch):
     rows = tiny_rows(teacher)
     runs = []
-    real = teacher_cache.run_teacher
+    real = teacher_source.run_teacher
     monkeypatch.setattr(
-        teacher_cache, "run_teacher", lambda *a, **k: runs.append(1) or real(*a, **k)
+        teacher_source, "run_teacher", lambda *a, **k: runs.append(1) or real(*a, **k)
     )
     live = LiveTeacher(teacher, hidden=True)
     first, second = some_batch(rows), some_batch(rows)
@@ -96,6 +120,16 @@ def test_live_teacher_runs_once_a_batch(teacher, monkeypatch):
     assert len(runs) == 2
     live.attention(second, 1)  # not announced: runs again, with attentions
     assert len(runs) == 3
+    live.projections(second, 2)  # likewise
+    assert len(runs) == 4
+    live.projections(second, 2)
+    live.attention(second, 1)
+    assert len(runs) == 4
+    asked = LiveTeacher(teacher, projection_layers=[2, 3])
+    key = live.projections(second, 2).key
+    torch.testing.assert_close(asked.projections(second, 2).key, key)
+    assert not torch.allclose(asked.projections(second, 3).key, key, atol=1e-2)
+    assert len(runs) == 5
 
 
 def test_a_second_build_reads_and_a_change_of_anything_computes(teacher, tmp_path, monkeypatch):
@@ -115,6 +149,9 @@ def test_a_second_build_reads_and_a_change_of_anything_computes(teacher, tmp_pat
     assert not computes(teacher, rows)
     assert not computes(tiny_teacher(), rows)  # equal weights, another object
     assert computes(teacher, rows, hidden_layers=[4])
+    assert computes(teacher, rows, projection_layers=[4])
+    assert computes(teacher, rows, projection_layers=[3])
+    assert not computes(teacher, rows, projection_layers=[4])
     assert computes(teacher, tiny_rows(teacher, seed=1))
     assert computes(teacher, rows.select(np.arange(24)))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the teacher says about each row: asked live, or computed once and memory-mapped.
+"""What the teacher says about each row, computed once and memory-mapped.
 
 Shape letters: B batch, L length, D model width, N heads, C classes, R rows of the data.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,9 +19,22 @@ from bertwright.data.batching import collate, plan_batches
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import FileFormatError
 from bertwright.files import atomic_dir, cache_dir, read_json, write_json
+from bertwright.methods.distil.projections import (
+    ProjectionReader,
+    Projections,
+    ProjectionShape,
+    projection_shape,
+)
+from bertwright.methods.distil.teacher_source import (
+    Batch,
+    LiveTeacher,
+    TeacherSource,
+    as_teacher_source,
+    run_teacher,
+)
 from bertwright.models.hashing import settings_of, weights_hash
 from bertwright.models.roles import get_roles
-from bertwright.models.task_model import TaskModel, TaskOutput
+from bertwright.models.task_model import TaskModel
 from bertwright.progress import Progress
 
 __all__ = [
@@ -33,113 +45,8 @@ __all__ = [
     "teacher_hash",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FLOAT16_MAX = 65504.0
-Batch = Mapping[str, Any]
-
-
-@runtime_checkable
-class TeacherSource(Protocol):
-    """Anything that can say what the teacher gives for a batch of `data.batching.collate`."""
-
-    labels: list[str]
-    num_layers: int
-    num_heads: int
-    hidden_size: int
-
-    def logits(self, batch: Batch) -> Tensor:
-        """Return [B, C] or [B, L, C], float32, no gradient."""
-        ...
-
-    def hidden(self, batch: Batch, layer: int) -> Tensor:
-        """Return [B, L, D] after `layer` layers (0: the embeddings); padding is undefined."""
-        ...
-
-    def attention(self, batch: Batch, layer: int) -> Tensor:
-        """Return [B, N, L, L] of layer `layer` (from 1), queries before keys."""
-        ...
-
-
-def as_teacher_source(teacher: TeacherSource | TaskModel) -> TeacherSource:
-    """Return `teacher` itself, or a `LiveTeacher` around a model."""
-    return LiveTeacher(teacher) if isinstance(teacher, TaskModel) else teacher
-
-
-class LiveTeacher:
-    """Runs the teacher on each batch: in eval mode, fp32, without gradients, once a batch.
-
-    Give the same `LiveTeacher` to several hooks and they share that one pass.
-    """
-
-    def __init__(self, model: TaskModel, *, hidden: bool = False, attentions: bool = False) -> None:
-        roles = get_roles(model.encoder)
-        self.model = model
-        self.labels = list(model.labels)
-        self.num_layers = roles.num_layers
-        self.num_heads = roles.num_heads
-        self.hidden_size = roles.hidden_size
-        self._wants_hidden = hidden
-        self._wants_attentions = attentions
-        self._ids: Tensor | None = None
-        self._output: TaskOutput | None = None
-
-    def logits(self, batch: Batch) -> Tensor:
-        """Return [B, C]."""
-        return self._run(batch).logits.float()
-
-    def hidden(self, batch: Batch, layer: int) -> Tensor:
-        """Return [B, L, D] after `layer` layers."""
-        if not self._wants_hidden:
-            self._wants_hidden, self._ids = True, None
-        states = self._run(batch).hidden_states
-        assert states is not None
-        return states[layer].float()
-
-    def attention(self, batch: Batch, layer: int) -> Tensor:
-        """Return [B, N, L, L] of layer `layer` (from 1)."""
-        if not self._wants_attentions:
-            self._wants_attentions, self._ids = True, None
-        maps = self._run(batch).attentions
-        assert maps is not None
-        return maps[layer - 1].float()
-
-    def _run(self, batch: Batch) -> TaskOutput:
-        ids = batch["input_ids"]
-        if self._output is None or self._ids is not ids:
-            self._output = run_teacher(
-                self.model, batch, hidden=self._wants_hidden, attentions=self._wants_attentions
-            )
-            self._ids = ids
-        return self._output
-
-
-def run_teacher(
-    model: TaskModel, batch: Batch, *, hidden: bool = False, attentions: bool = False
-) -> TaskOutput:
-    """Run the teacher on a batch as a teacher must be run: eval mode, fp32, no gradients.
-
-    The model's own mode (train or eval) is as before afterwards.
-    """
-    device = next(model.parameters()).device
-    with _evaluating(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        return model(
-            batch["input_ids"].to(device),
-            batch["attention_mask"].to(device),
-            None if batch.get("token_type_ids") is None else batch["token_type_ids"].to(device),
-            output_hidden_states=hidden,
-            output_attentions=attentions,
-        )
-
-
-@contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def teacher_hash(model: TaskModel) -> str:
@@ -150,8 +57,9 @@ def teacher_hash(model: TaskModel) -> str:
 class TeacherCache:
     """The teacher's outputs for every row of an `EncodedRows`, in memory-mapped files.
 
-    Logits are float32. Hidden states and attention maps are float16 without padding, unless a
-    value is too large for that; then all are float32. Make one with `build`, or `open` a folder.
+    Logits are float32. Hidden states, attention maps and projections are float16 without padding,
+    unless a value is too large for that; then all are float32. Make one with `build`, or `open` a
+    folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -172,6 +80,9 @@ class TeacherCache:
         self._logits = self._open("logits")
         self._hidden = {n: self._open(f"hidden_{n}") for n in facts["hidden_layers"]}
         self._attention = {n: self._open(f"attention_{n}") for n in facts["attention_layers"]}
+        layers = facts["projection_layers"]
+        self._projections = {n: self._open(f"projections_{n}") for n in layers}
+        self._projection_heads = dict(zip(layers, facts["projection_heads"], strict=True))
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -184,6 +95,7 @@ class TeacherCache:
         *,
         hidden_layers: Sequence[int] = (),
         attention_layers: Sequence[int] = (),
+        projection_layers: Sequence[int] = (),
         folder: str | Path | None = None,
         batch_tokens: int = 8192,
     ) -> TeacherCache:
@@ -194,6 +106,7 @@ class TeacherCache:
             encoded: the tokenised rows.
             hidden_layers: which hidden states to keep, 0 (embeddings) to the number of layers.
             attention_layers: which attention maps to keep, from 1; they take 2·N·n² bytes a row.
+            projection_layers: of which layers to keep queries, keys and values, from 1.
             folder: the parent folder (default: `teacher` in bertwright's cache). Within it the
                 name is made from the weights, the data and what is kept: a change of any of them
                 is another cache, and a damaged cache is computed again.
@@ -201,11 +114,14 @@ class TeacherCache:
 
         Raises:
             DiskFullError: no room; nothing is left behind.
+            UnsupportedRoleError: the teacher has no projections of their own, with the reason.
         """
         keep = {
             "hidden_layers": sorted(set(hidden_layers)),
             "attention_layers": sorted(set(attention_layers)),
+            "projection_layers": sorted(set(projection_layers)),
         }
+        shapes = {n: projection_shape(teacher.encoder, n) for n in keep["projection_layers"]}
         facts = {
             "format_version": FORMAT_VERSION,
             "teacher": teacher_hash(teacher),
@@ -226,6 +142,7 @@ class TeacherCache:
             "num_layers": roles.num_layers,
             "num_heads": roles.num_heads,
             "hidden_size": roles.hidden_size,
+            "projection_heads": [shape.num_heads for shape in shapes.values()],
         }
         dtypes = [np.float16, np.float32] if any(keep.values()) else [np.float32]
         for dtype in dtypes:
@@ -253,10 +170,26 @@ class TeacherCache:
         """
         return self._unpacked(self._hidden[layer], batch)
 
+    def projections(self, batch: Batch, layer: int) -> Projections:
+        """Return queries, keys and values of layer `layer` (from 1), each [B, L, D].
+
+        Raises:
+            KeyError: this layer was not kept when the cache was built.
+        """
+        return Projections(*self._unpacked(self._projections[layer], batch).unbind(dim=2))
+
+    def projection_shape(self, layer: int) -> ProjectionShape:
+        """Return how many heads, and how wide, the projections of layer `layer` (from 1) are.
+
+        Raises:
+            KeyError: this layer was not kept when the cache was built.
+        """
+        return ProjectionShape(self._projection_heads[layer], self._projections[layer].shape[2])
+
     def _unpacked(self, source: np.ndarray, batch: Batch) -> Tensor:
         """Return [B, L, ...] of what is stored token after token, zeros at padding."""
         mask = batch["attention_mask"].bool().cpu()
-        out = torch.zeros(*mask.shape, source.shape[1])
+        out = torch.zeros(*mask.shape, *source.shape[1:])
         slots = self._slots[_indices(batch)]
         pieces = [source[self._starts[s] : self._starts[s + 1]] for s in slots]
         out[mask] = torch.from_numpy(np.concatenate(pieces).astype(np.float32, copy=False))
@@ -362,10 +295,20 @@ def _write_outputs(
             n: growing(f"attention_{n}", (squares, roles.num_heads), dtype)
             for n in attention_layers
         }
+        projections = {
+            n: growing(
+                f"projections_{n}", (tokens, 3, projection_shape(teacher.encoder, n).width), dtype
+            )
+            for n in keep["projection_layers"]
+        }
+        reader = ProjectionReader(teacher.encoder, projections)
         bar = open_files.enter_context(Progress("ask the teacher", total=len(order), unit="rows"))
         for indices in batches:
             batch = collate(encoded, indices)
-            output = run_teacher(teacher, batch, hidden=bool(hidden), attentions=bool(attention))
+            with reader:
+                output = run_teacher(
+                    teacher, batch, hidden=bool(hidden), attentions=bool(attention)
+                )
             mask = batch["attention_mask"].bool()
             both = mask.unsqueeze(2) & mask.unsqueeze(1)
             logits.append(output.logits.float()[mask] if by_token else output.logits.float())
@@ -375,4 +318,6 @@ def _write_outputs(
             for n, file in attention.items():
                 assert output.attentions is not None
                 file.append(output.attentions[n - 1].float().permute(0, 2, 3, 1)[both])
+            for n, file in projections.items():
+                file.append(torch.stack(reader.take(n), dim=2).float()[mask])
             bar.advance(len(indices))

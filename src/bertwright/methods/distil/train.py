@@ -9,6 +9,7 @@ from typing import Any
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import UsageError
 from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig, matched_pairs
+from bertwright.methods.distil.relations import RelationsConfig, match_relations
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache, TeacherSource
 from bertwright.methods.quantize.int8 import refuse_quantized
@@ -21,7 +22,13 @@ from bertwright.training.hooks import Hook
 from bertwright.training.loop import TrainResult, train
 from bertwright.training.precision import make_accelerator
 
-__all__ = ["ask_teacher", "distil_hooks", "refuse_different_tokenizers", "train_distilled"]
+__all__ = [
+    "ask_teacher",
+    "distil_hooks",
+    "have_one_vocabulary",
+    "refuse_different_tokenizers",
+    "train_distilled",
+]
 
 
 def ask_teacher(
@@ -43,11 +50,26 @@ def ask_teacher(
         train_rows: the rows that the student will be trained on.
         methods: configs of distillation methods.
         cache_folder: where caches are kept; default: bertwright's own.
+
+    Raises:
+        UsageError: the methods cannot be used on these two models; the teacher was not asked.
     """
+    projection_layers = sorted(
+        {
+            match_relations(m, student.encoder, LiveTeacher(teacher)).layer_t
+            for m in methods
+            if isinstance(m, RelationsConfig)
+        }
+    )
     matching = [m for m in methods if isinstance(m, HiddenMatchingConfig)]
     wants_hidden = [m for m in matching if m.hidden_weight > 0]
     if any(m.attention_weight > 0 for m in matching):
-        return LiveTeacher(teacher, hidden=bool(wants_hidden), attentions=True)
+        return LiveTeacher(
+            teacher,
+            hidden=bool(wants_hidden),
+            attentions=True,
+            projection_layers=projection_layers,
+        )
     depth_s = get_roles(student.encoder).num_layers
     depth_t = get_roles(teacher.encoder).num_layers
     layers: set[int] = set()
@@ -55,7 +77,11 @@ def ask_teacher(
         layers |= {g for _, g in matched_pairs(config, depth_s, depth_t)}
         layers |= {0} if config.embeddings else set()
     return TeacherCache.build(
-        teacher, train_rows, hidden_layers=sorted(layers), folder=cache_folder
+        teacher,
+        train_rows,
+        hidden_layers=sorted(layers),
+        projection_layers=projection_layers,
+        folder=cache_folder,
     )
 
 
@@ -71,7 +97,7 @@ def distil_hooks(methods: Sequence[Any], teacher: TeacherSource) -> list[Hook]:
         if entry.card.kind != "distil" or Hook not in entry.apply.__mro__:
             raise UsageError(
                 f"{entry.name} does not train a student beside its teacher",
-                hint="methods for this are soft_targets and hidden_matching",
+                hint="methods for this are soft_targets, hidden_matching and relations",
             )
         hooks.append(entry.apply(config, teacher))
     return hooks
@@ -136,10 +162,15 @@ def refuse_different_tokenizers(student: TaskModel, teacher: TaskModel) -> None:
     Raises:
         UsageError: the vocabularies differ.
     """
-    if student.tokenizer is None or teacher.tokenizer is None:
-        return
-    if student.tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
+    if not have_one_vocabulary(student, teacher):
         raise UsageError(
             "the student's tokenizer is not the teacher's, so they would read different texts",
-            hint="start the student from the teacher, or from the same checkpoint family",
+            hint="ask it by several_teachers.ask_teachers, or start the student from the teacher",
         )
+
+
+def have_one_vocabulary(a: TaskModel, b: TaskModel) -> bool:
+    """Return whether two models mean the same by every id; those without tokenizer might."""
+    if a.tokenizer is None or b.tokenizer is None:
+        return True
+    return a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
