@@ -27,6 +27,7 @@ from bertwright.engines.trace import (
     tracing,
     with_inputs,
 )
+from bertwright.models.stream import saved_attention_width
 from bertwright.models.task_model import TaskModel
 from bertwright.models.widths import widths_of
 
@@ -161,7 +162,7 @@ def _fuse(plain: onnx.ModelProto, traced: TracedModel) -> tuple[onnx.ModelProto,
             copied,
             model_type="bert",
             num_heads=roles.num_heads,
-            hidden_size=roles.hidden_size,
+            hidden_size=saved_attention_width(roles.encoder.config) or roles.hidden_size,
             optimization_options=options,
             opt_level=0,
         )

@@ -12,18 +12,29 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertwright.errors import ModelLoadError
+from bertwright.errors import ModelLoadError, UnsupportedRoleError
 from bertwright.models.depth import make_shallower
 from bertwright.models.encoder import load_encoder, read_checkpoint_tensors
+from bertwright.models.factorised import factorise_embeddings
+from bertwright.models.heads.narrow import narrow_head
 from bertwright.models.heads.stock import StockHead, init_stock_head
 from bertwright.models.outputs import Outputs
+from bertwright.models.pooling import Pooling
 from bertwright.models.roles import get_roles
+from bertwright.models.stream import keep_width
 from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.models.widths import make_narrower
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.plan import SurgeryPlan
 
-__all__ = ["build_task_model", "copy_around", "copy_with_layers", "copy_with_widths"]
+__all__ = [
+    "build_task_model",
+    "copy_around",
+    "copy_with_factors",
+    "copy_with_layers",
+    "copy_with_width",
+    "copy_with_widths",
+]
 
 
 def build_task_model(
@@ -118,6 +129,49 @@ def copy_with_widths(
     narrower = make_narrower(model.encoder, heads=heads, neurons=neurons)
     plan = model.surgery.then_narrow(heads or {}, neurons or {})
     return copy_around(model, narrower, model.config, plan)
+
+
+def copy_with_width(model: TaskModel, kept: Sequence[int]) -> TaskModel:
+    """Return a copy whose states have only these dimensions; see `keep_width`.
+
+    The head reads what is left of the pooled vector; see `narrow_head`.
+
+    Raises:
+        UsageError: the dimensions are out of range or not increasing.
+        UnsupportedRoleError: the family, the pooling or the head keeps its width, with the reason.
+    """
+    width = model.roles.hidden_size
+    thinner = keep_width(model.encoder, kept)
+    plan = model.surgery.then_keep_width(kept)
+    copied = copy_around(model, thinner, model.config, plan)
+    blocks = 1
+    if model.pooling is not None and copied.pooling is not None:
+        _refuse_learned_width(model.pooling, copied.pooling)
+        blocks = model.pooling.width // width
+    features = [block * width + dimension for block in range(blocks) for dimension in kept]
+    copied.head = narrow_head(model.head, features, len(kept))
+    return copied.train(model.training)
+
+
+def _refuse_learned_width(before: Pooling, after: Pooling) -> None:
+    """Raise unless the poolings hold tensors of the same shapes."""
+    shapes, others = (
+        {name: tensor.shape for name, tensor in pooling.state_dict().items()}
+        for pooling in (before, after)
+    )
+    if shapes != others:
+        raise UnsupportedRoleError(
+            f"the pooling {before.name} has learned weights as wide as the states, and they stay",
+            hint="use a pooling without such weights, as cls or mean",
+        )
+
+
+def copy_with_factors(model: TaskModel, rank: int, weights: Tensor | None = None) -> TaskModel:
+    """Return a copy whose word embeddings are two factors; see `factorise_embeddings`."""
+    factored = factorise_embeddings(model.encoder, rank, weights)
+    listed = None if weights is None else weights.tolist()
+    plan = model.surgery.then_factor_embeddings(rank, listed)
+    return copy_around(model, factored, model.config, plan)
 
 
 def copy_around(

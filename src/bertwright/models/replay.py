@@ -6,9 +6,12 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from bertwright.models.depth import make_shallower
+from bertwright.models.factorised import factorise_embeddings
+from bertwright.models.stream import keep_width
 from bertwright.models.vocabulary import keep_embeddings
 from bertwright.models.widths import make_narrower
 from bertwright.surgery.plan import SurgeryPlan
@@ -22,6 +25,12 @@ def _keep_pieces(encoder: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMod
     return copied
 
 
+def _factor_embeddings(encoder: PreTrainedModel, op: Mapping[str, Any]) -> PreTrainedModel:
+    given = op["weights"]
+    weights = None if given is None else torch.tensor(given, dtype=torch.float64)
+    return factorise_embeddings(encoder, op["rank"], weights)
+
+
 _DO: Mapping[str, Callable[[PreTrainedModel, Mapping[str, Any]], PreTrainedModel]] = {
     "keep_layers": lambda encoder, op: make_shallower(encoder, op["indices"]),
     "keep_heads": lambda encoder, op: make_narrower(encoder, heads={op["layer"]: op["indices"]}),
@@ -29,6 +38,8 @@ _DO: Mapping[str, Callable[[PreTrainedModel, Mapping[str, Any]], PreTrainedModel
         encoder, neurons={op["layer"]: op["indices"]}
     ),
     "keep_pieces": lambda encoder, op: _keep_pieces(encoder, op["indices"]),
+    "keep_width": lambda encoder, op: keep_width(encoder, op["indices"]),
+    "factor_embeddings": _factor_embeddings,
 }
 
 

@@ -16,7 +16,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from bertwright.errors import CheckpointError, UnsupportedRoleError
+from bertwright.models.factorised import saved_rank
 from bertwright.models.roles import Roles, get_roles
+from bertwright.models.stream import saved_attention_width
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.widths import head_features, keep_inputs, keep_outputs
 
@@ -189,11 +191,23 @@ def saved_widths(config: PreTrainedConfig) -> Mapping[str, Any] | None:
 
 
 def refuse_uneven(encoder: PreTrainedModel) -> None:
-    """Check that the configuration says how wide the layers are.
+    """Check that the configuration says how wide states, layers and word embeddings are.
 
     Raises:
         UnsupportedRoleError: it cannot.
     """
+    if saved_rank(encoder.config) is not None:
+        raise UnsupportedRoleError(
+            "the word embeddings are two factors, which no configuration of "
+            f"{encoder.config.model_type} in transformers can say",
+            hint="export it to onnx or openvino",
+        )
+    if saved_attention_width(encoder.config) is not None:
+        raise UnsupportedRoleError(
+            "the states are narrower than the heads together, which no configuration of "
+            f"{encoder.config.model_type} in transformers can say",
+            hint="export it to onnx or openvino",
+        )
     if saved_widths(encoder.config):
         raise UnsupportedRoleError(
             f"the layers have heads or neurons that no configuration of {encoder.config.model_type}"

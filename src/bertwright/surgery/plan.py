@@ -32,6 +32,14 @@ def _is_in_a_layer(op: Mapping[str, Any]) -> bool:
     return type(op["layer"]) is int and op["layer"] >= 0 and _is_index_list(op["indices"])
 
 
+def _has_factors(op: Mapping[str, Any]) -> bool:
+    weights = op["weights"]
+    return (type(op["rank"]) is int and op["rank"] > 0) and (
+        weights is None
+        or (isinstance(weights, list) and all(type(one) in (int, float) for one in weights))
+    )
+
+
 _OF_THE_WHOLE = _Op(
     keys=frozenset({"op", "indices"}), check=lambda op: _is_index_list(op["indices"])
 )
@@ -41,11 +49,13 @@ SURGERY_OPS: Choices[_Op] = Choices(
     {
         "keep_layers": _OF_THE_WHOLE,
         "keep_pieces": _OF_THE_WHOLE,
+        "keep_width": _OF_THE_WHOLE,
         "keep_heads": _IN_A_LAYER,
         "keep_neurons": _IN_A_LAYER,
+        "factor_embeddings": _Op(keys=frozenset({"op", "rank", "weights"}), check=_has_factors),
     },
 )
-"""Layers, heads, neurons and pieces are numbered as they were when the operation was done."""
+"""Layers, heads, neurons, pieces and dimensions have the numbers that they had when it was done."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,22 @@ class SurgeryPlan:
     def then_keep_pieces(self, kept: Sequence[int]) -> SurgeryPlan:
         """Return this plan with one more operation: the pieces of the vocabulary that stay."""
         op = {"op": "keep_pieces", "indices": [int(index) for index in kept]}
+        return SurgeryPlan((*self.ops, op))
+
+    def then_keep_width(self, kept: Sequence[int]) -> SurgeryPlan:
+        """Return this plan with one more operation: the dimensions that the states keep."""
+        op = {"op": "keep_width", "indices": [int(index) for index in kept]}
+        return SurgeryPlan((*self.ops, op))
+
+    def then_factor_embeddings(self, rank: int, weights: Sequence[float] | None) -> SurgeryPlan:
+        """Return this plan with one more operation: word embeddings of two factors.
+
+        Args:
+            rank: of the factors.
+            weights: of the pieces; None: all weigh the same.
+        """
+        listed = None if weights is None else [float(one) for one in weights]
+        op = {"op": "factor_embeddings", "rank": int(rank), "weights": listed}
         return SurgeryPlan((*self.ops, op))
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Narrower linear maps: outputs or inputs taken out, and the features that belong to heads."""
+"""Narrower linear maps, tables and norms, and the features that belong to heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["head_features", "keep_inputs", "keep_outputs"]
+__all__ = ["head_features", "keep_columns", "keep_entries", "keep_inputs", "keep_outputs"]
 
 
 def head_features(heads: Sequence[int], head_size: int) -> list[int]:
@@ -27,6 +27,24 @@ def keep_inputs(linear: nn.Linear, columns: Sequence[int]) -> nn.Linear:
     chosen = torch.as_tensor(list(columns), device=linear.weight.device)
     bias = None if linear.bias is None else linear.bias.detach().clone()
     return _linear(linear.weight.detach()[:, chosen], bias)
+
+
+def keep_columns(table: nn.Embedding, columns: Sequence[int]) -> nn.Embedding:
+    """Return an embedding with these columns of `table`; weight [rows, len(columns)]."""
+    chosen = torch.as_tensor(list(columns), device=table.weight.device)
+    weight = table.weight.detach()[:, chosen].contiguous()
+    return nn.Embedding(*weight.shape, padding_idx=table.padding_idx, _weight=weight)
+
+
+def keep_entries(norm: nn.LayerNorm, entries: Sequence[int]) -> nn.LayerNorm:
+    """Return a norm of these entries alone: mean and variance are theirs, not those of all."""
+    chosen = torch.as_tensor(list(entries), device=norm.weight.device)
+    bias = norm.bias is not None
+    made = nn.LayerNorm(len(chosen), eps=norm.eps, bias=bias, device="meta")
+    made.weight = nn.Parameter(norm.weight.detach()[chosen])
+    if bias:
+        made.bias = nn.Parameter(norm.bias.detach()[chosen])
+    return made
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
