@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     benchmark: Callable[..., Any]
     compare: Callable[..., Any]
     compress: Callable[..., Any]
+    cut: Callable[..., Any]
     demo: Callable[..., Any]
     distil: Callable[..., Any]
     doctor: Callable[..., Any]
@@ -43,6 +44,7 @@ __all__ = [
     "benchmark",
     "compare",
     "compress",
+    "cut",
     "demo",
     "distil",
     "doctor",

@@ -25,6 +25,9 @@ from bertwright.models.families import FAMILIES, ROLES, Family
 
 __all__ = ["Roles", "get_roles"]
 
+_RETURNED_TUPLES = {"mpnet": 1, "deberta-v2": 2, "xlnet": 2}
+"""Families whose layers return a tuple, hidden states first, and of how many; others a tensor."""
+
 
 def get_roles(encoder: nn.Module) -> Roles:
     """Return where this encoder keeps its parts.
@@ -160,6 +163,8 @@ class Roles:
         layers = self.layers
         if not 0 <= index < len(layers):
             raise UsageError(f"there is no layer {index}", hint=f"0 to {len(layers) - 1}")
+        if name not in self.record.parts:
+            raise UnsupportedRoleError(f"{self.family} has no {name!r}")
         try:
             return layers[index].get_submodule(self.record.parts[name])
         except AttributeError:
@@ -271,6 +276,18 @@ class Roles:
                 hidden, *rest, attention_mask=mask_kind, position_embeddings=angles, **options
             )
         return hidden
+
+    def unchanged(self, args: Sequence[Any]) -> Any:
+        """Return what a layer would return if it left the hidden states as they are.
+
+        Args:
+            args: what the encoder passed by position; the first is the hidden states.
+
+        Returns:
+            The hidden states, in the family's own form.
+        """
+        size = _RETURNED_TUPLES.get(self.family)
+        return args[0] if size is None else (args[0], *[None] * (size - 1))
 
     def hidden_of(self, layer_output: Any) -> Tensor:
         """Return the hidden states [B, L, D] in what a layer took or returned."""

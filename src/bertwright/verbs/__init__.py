@@ -87,6 +87,12 @@ _ENTRIES = (
         group="Make a model",
     ),
     VerbEntry(
+        name="cut",
+        config_name="CutConfig",
+        help="take whole layers out of a model, without training",
+        group="Make a model",
+    ),
+    VerbEntry(
         name="trim",
         config_name="TrimConfig",
         help="drop the pieces of the vocabulary that your texts do not use",

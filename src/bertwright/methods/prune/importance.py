@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,11 @@ from bertwright.tasks.objective import Objective
 
 __all__ = [
     "Importance",
+    "RowGates",
     "Scope",
     "choose_kept",
     "gate_gradients",
+    "mean_gradients",
     "neuron_activations",
     "neuron_magnitudes",
     "random_scores",
@@ -61,9 +63,36 @@ def gate_gradients(
     Source: Michel, Levy, Neubig 2019, arXiv:1905.10650 (heads); Molchanov et al. 2017,
     arXiv:1611.06440 (neurons).
     """
+    means = mean_gradients(model, rows, task, _Gates(model.roles), batch_tokens=batch_tokens)
+    return Importance(heads=means.get("heads"), neurons=means.get("neurons"))
+
+
+class RowGates(Protocol):
+    """Gates of 1 somewhere in a model, each row with its own; a context manager."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *args: object) -> None: ...
+    def open(self, num_rows: int) -> None:
+        """Make new gates for the rows of a batch."""
+        ...
+
+    def gradients(self) -> Mapping[str, Sequence[Tensor]]:
+        """Return, by what is gated, the sum over the rows of the gradients' absolute values."""
+        ...
+
+
+def mean_gradients(
+    model: TaskModel,
+    rows: EncodedRows,
+    task: Objective,
+    gates: RowGates,
+    *,
+    batch_tokens: int = 2048,
+) -> dict[str, tuple[Tensor, ...]]:
+    """Return mean over rows of |d loss_row / d gate|, by what is gated; see `gate_gradients`."""
     found: dict[str, list[Tensor]] = {}
     device = next(model.parameters()).device
-    with eval_mode(model), _without_gradients(model), _Gates(model.roles) as gates:
+    with eval_mode(model), _without_gradients(model), gates:
         for positions in rows.plan(batch_tokens=batch_tokens, shuffle=False):
             batch = {
                 key: value.to(device) if isinstance(value, Tensor) else value
@@ -76,8 +105,7 @@ def gate_gradients(
                 kept = found.setdefault(what, [torch.zeros_like(one) for one in sums])
                 for total, one in zip(kept, sums, strict=True):
                     total += one
-    means = {what: tuple(total / len(rows) for total in sums) for what, sums in found.items()}
-    return Importance(heads=means.get("heads"), neurons=means.get("neurons"))
+    return {what: tuple(total / len(rows) for total in sums) for what, sums in found.items()}
 
 
 @contextlib.contextmanager

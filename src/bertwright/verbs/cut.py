@@ -1,0 +1,223 @@
+"""Take whole layers out of a saved model, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from bertwright.config import config_to_dict, require
+from bertwright.data.labels import LabelSet
+from bertwright.data.tokenise import EncodedRows, tokenise
+from bertwright.errors import ConfigError
+from bertwright.evaluate.measure import model_folder
+from bertwright.files import folder_size_mb, write_json
+from bertwright.methods.distil.student_init import LayerChoice, choose_layers
+from bertwright.methods.prune.layers import (
+    DroppedLayer,
+    LayerPruning,
+    LayerPruningConfig,
+    kept_layers,
+)
+from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.build import copy_with_layers
+from bertwright.models.encoder import saved_size_mb
+from bertwright.models.multi import head_folder
+from bertwright.models.task_model import TaskModel
+from bertwright.tasks import Task, find_task
+from bertwright.training.evaluation import compute_logits
+from bertwright.verbs.common import DataConfig, read_rows
+
+__all__ = ["EXAMPLES", "GROUPS", "CutConfig", "CutResult", "cut"]
+
+EXAMPLES = (
+    (
+        "three layers, evenly spaced, and what that does to the score",
+        "--model runs/mine --layers 3 --check-data test.csv --out runs/three",
+    ),
+    (
+        "drop what the score misses least",
+        "--model runs/mine --layers 4 --layer-choice search --data dev.csv --out runs/four",
+    ),
+    ("these layers", "--model runs/mine --layers 3 --layer-choice 0+2+5 --out runs/three"),
+)
+GROUPS = {
+    "What you give": ("model", "head", "data", "check_data", "reading"),
+    "What stays": ("layers", "layer_choice"),
+    "Output": ("out",),
+}
+CUT_FILE = "cut.json"
+RULES: tuple[str, ...] = get_args(LayerChoice)
+RULES_BY_DATA = ("importance", "search")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutConfig:
+    """Take whole layers out of a saved model, without training.
+
+    finetune --method layer_drop trains a model for this. Where the score falls too far, train:
+    bertwright distil --layer-choice 0+2+5 starts a student from the same layers.
+    """
+
+    model: str
+    """A run or model folder."""
+    head: str | None = None
+    """Which head, of a model that has several (bertwright multitask)."""
+    layers: int
+    """How many layers stay."""
+    layer_choice: str = "uniform"
+    """Which layers stay: uniform, first, last, alternate, or numbers from 0 such as 0+2+5; or by
+    --data: importance (those go that the loss would notice least) or search (those go, one after
+    the other, without which the score is best)."""
+    data: str | None = None
+    """Labelled rows to choose the layers by: a file, folder, glob or Hub dataset."""
+    check_data: str | None = None
+    """Labelled rows to score both models on. Not those of --data: the choice fits these."""
+    reading: DataConfig = field(default_factory=DataConfig)
+    out: str
+    """Folder to write: a model, and cut.json with what was taken out."""
+
+    def __post_init__(self) -> None:
+        require(self.layers >= 1, "layers", self.layers, "at least 1")
+        rule = _read_choice(self.layer_choice)
+        if rule in RULES_BY_DATA and self.data is None:
+            raise ConfigError(
+                f"--layer-choice {rule} looks at labelled rows", hint="give them by --data"
+            )
+        if rule not in RULES_BY_DATA and self.data is not None:
+            raise ConfigError(
+                f"--data is for --layer-choice {' and '.join(RULES_BY_DATA)}",
+                hint="leave it out; --check-data scores the models",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutResult:
+    """What was cut, and what that did to the score."""
+
+    out: Path
+    layers_before: int
+    kept: tuple[int, ...]
+    """Layers of the model, from 0, that stayed."""
+    dropped: tuple[DroppedLayer, ...]
+    """Those that went, in this order, by --data; empty without."""
+    parameters_before: int
+    parameters_after: int
+    size_mb_before: float
+    size_mb: float
+    primary: str | None
+    """Name of the metric; None without --check-data, like the scores."""
+    score_before: float | None
+    score_after: float | None
+    num_check_rows: int
+    """Features of --check-data."""
+
+
+def cut(config: CutConfig) -> CutResult:
+    """Write the shallower model. An existing, non-empty folder is refused.
+
+    Raises:
+        UsageError: the model, the data or the folder cannot be used, or the family cannot do
+            without one of the layers.
+    """
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
+    source = model_folder(head_folder(config.model, config.head))
+    model = TaskModel.load(source)
+    refuse_quantized(model, "its layers cannot be taken out")
+    depth = model.roles.num_layers
+    _check_depth(config.layers, depth)
+    task = find_task(model.task)
+    kept, dropped = _choose(config, model, task)
+    shallower = copy_with_layers(model, kept)
+    primary, scores, num_rows = _score_both(config, (model, shallower), task)
+    shallower.lineage = _lineage(config, model, kept)
+    shallower.save(out)
+    result = CutResult(
+        out=out,
+        layers_before=depth,
+        kept=kept,
+        dropped=tuple(dropped),
+        parameters_before=model.num_parameters,
+        parameters_after=shallower.num_parameters,
+        size_mb_before=saved_size_mb(source),
+        size_mb=folder_size_mb(out),
+        primary=primary,
+        score_before=scores[0],
+        score_after=scores[1],
+        num_check_rows=num_rows,
+    )
+    facts = {**vars(result), "out": str(out), "dropped": [vars(one) for one in dropped]}
+    write_json(out / CUT_FILE, facts)
+    return result
+
+
+def _read_choice(choice: str) -> str | tuple[int, ...]:
+    """Return a rule's name or the layers themselves.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if choice in (*RULES, *RULES_BY_DATA):
+        return choice
+    try:
+        return tuple(int(number) for number in choice.replace(",", "+").split("+"))
+    except ValueError:
+        raise ConfigError(
+            f"--layer-choice {choice}: not a rule and not layers",
+            hint=f"{', '.join((*RULES, *RULES_BY_DATA))}, or layers from 0 such as 0+2+5",
+        ) from None
+
+
+def _check_depth(layers: int, depth: int) -> None:
+    if layers >= depth:
+        raise ConfigError(
+            f"--layers {layers}: the model has {depth}, so there is nothing to cut",
+            hint=f"choose from 1 to {depth - 1}" if depth > 1 else "it cannot have fewer",
+        )
+
+
+def _choose(
+    config: CutConfig, model: TaskModel, task: Task
+) -> tuple[tuple[int, ...], list[DroppedLayer]]:
+    """Return the layers that stay, and, where data says so, those that go, in order."""
+    depth, rule = model.roles.num_layers, _read_choice(config.layer_choice)
+    if config.data is None or rule not in RULES_BY_DATA:
+        choice = cast("LayerChoice | tuple[int, ...]", rule)
+        return choose_layers(depth, config.layers, choice), []
+    by = cast("Literal['importance', 'search']", rule)
+    method = LayerPruning(LayerPruningConfig(num_layers=config.layers, by=by))
+    dropped = method.choose(model, _encode(config.data, config, task, model), task)
+    return kept_layers(depth, dropped), dropped
+
+
+def _score_both(
+    config: CutConfig, models: tuple[TaskModel, TaskModel], task: Task
+) -> tuple[str | None, tuple[float | None, float | None], int]:
+    """Return the primary metric's name, both models' scores and the number of features, if any.
+
+    What decoding was tuned for the whole model (thresholds) serves both.
+    """
+    if config.check_data is None:
+        return None, (None, None), 0
+    rows = _encode(config.check_data, config, task, models[0])
+    task = task.judging(rows)
+    scores = []
+    for model in models:
+        outputs = compute_logits(model, rows, precision="fp32")
+        scores.append(task.metrics(task.judge(outputs, rows, model.decoding))[task.primary])
+    return task.primary, (scores[0], scores[1]), len(rows)
+
+
+def _encode(place: str, config: CutConfig, task: Task, model: TaskModel) -> EncodedRows:
+    labels = LabelSet(tuple(model.labels)) if model.labels else None
+    rows = read_rows(place, config.reading, task, labels=labels, split="validation")
+    return tokenise(rows, model.tokenizer, encoder=task.encoder, max_length=model.max_length)
+
+
+def _lineage(config: CutConfig, model: TaskModel, kept: tuple[int, ...]) -> dict[str, Any]:
+    """Return the model's lineage with the cut; its scores are not those of the smaller model."""
+    before = {key: value for key, value in model.lineage.items() if key != "scores"}
+    facts = {"kept": list(kept), "scores_before": model.lineage.get("scores")}
+    return {**before, "cut": {"verb": "cut", **config_to_dict(config), **facts}}
