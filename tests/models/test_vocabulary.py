@@ -10,7 +10,6 @@ from transformers import AutoModel, AutoTokenizer
 from bertwright.data.batching import MODEL_INPUTS
 from bertwright.errors import ModelLoadError, UnsupportedRoleError, UsageError
 from bertwright.methods.prune.vocabulary import VocabularyTrimming, VocabularyTrimmingConfig
-from bertwright.models.families import FAMILIES
 from bertwright.models.replay import replay_surgery
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
@@ -18,6 +17,7 @@ from bertwright.models.vocabulary import copy_with_pieces
 from bertwright.surgery.plan import SurgeryPlan
 from engines_models import make_model
 from methods.cases import tiny_rows, tiny_teacher
+from tiny import FAMILY_NAMES
 
 METHOD = VocabularyTrimming(VocabularyTrimmingConfig(characters=False))
 
@@ -28,7 +28,7 @@ def logits_of(model, rows):
     return model(**{name: batch[name] for name in MODEL_INPUTS if name in batch}).logits
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_scores_are_the_same_and_all_is_saved(family, tmp_path):
     model = tiny_teacher(family)
     rows = tiny_rows(model)

@@ -14,7 +14,6 @@ from bertwright.errors import CheckpointError, UnsupportedRoleError, UsageError
 from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.depth import make_shallower
 from bertwright.models.encoder import load_encoder, save_encoder
-from bertwright.models.families import FAMILIES
 from bertwright.models.replay import replay_surgery
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
@@ -25,7 +24,7 @@ from bertwright.models.widths import (
     widths_of,
 )
 from bertwright.surgery.plan import SurgeryPlan
-from tiny import tiny_batch, tiny_encoder
+from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder
 
 BY_HEADS = [
     *("bert", "roberta", "xlm-roberta", "electra", "distilbert"),
@@ -113,7 +112,7 @@ def test_what_the_configuration_can_say_loads_in_stock_transformers(family, tmp_
     assert not hasattr(even.config, "layer_widths")
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(BY_NEURONS)))
+@pytest.mark.parametrize("family", sorted(set(FAMILY_NAMES) - set(BY_NEURONS)))
 def test_a_family_that_cannot_says_why(family):
     encoder, _ = tiny_encoder(family)
     roles = get_roles(encoder)

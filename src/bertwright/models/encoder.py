@@ -27,10 +27,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
+import bertwright.models.small  # noqa: F401  (AutoModel then knows its encoders)
 from bertwright.errors import MissingDependencyError, ModelLoadError, UnsupportedFamilyError
 from bertwright.files import folder_size_mb
+from bertwright.models.factorised import factorise_to_saved, saved_rank
 from bertwright.models.families import FAMILIES
 from bertwright.models.roles import get_roles
+from bertwright.models.stream import keep_saved_width, saved_attention_width, with_built_width
 from bertwright.models.widths import narrow_to_saved, saved_widths
 
 __all__ = [
@@ -164,7 +167,7 @@ def _load_pretrained(where: str, attn: str | None) -> PreTrainedModel:
     )
     if attn is not None:
         options["attn_implementation"] = attn
-    load = _load_narrow if saved_widths(config) else _load_stock
+    load = _load_narrow if _is_narrow(config) else _load_stock
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             model, missing = load(where, config, options)
@@ -178,6 +181,11 @@ def _load_pretrained(where: str, attn: str | None) -> PreTrainedModel:
             hint="the weights do not belong to this config.json, or the file is incomplete",
         )
     return _bare_encoder(model)
+
+
+def _is_narrow(config: PreTrainedConfig) -> bool:
+    found = (saved_widths(config), saved_rank(config), saved_attention_width(config))
+    return any(one is not None for one in found)
 
 
 def _load_stock(
@@ -199,9 +207,15 @@ def _load_stock(
 def _load_narrow(
     where: str, config: PreTrainedConfig, options: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, Iterable[str]]:
-    """Return what `_load_stock` does, of a model whose layers differ in width."""
-    model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
-    narrow_to_saved(model.get_encoder() if config.model_type == "bart" else model)
+    """Return what `_load_stock` does, of a model whose widths its family's code cannot make."""
+    built = with_built_width(config)
+    model = AutoModel.from_config(built, dtype=torch.float32, trust_remote_code=False, **options)
+    if saved_rank(config) is not None:
+        factorise_to_saved(model)
+    if saved_widths(config) is not None:
+        narrow_to_saved(model.get_encoder() if config.model_type == "bart" else model)
+    if saved_attention_width(config) is not None:
+        keep_saved_width(model, config)
     own = model.state_dict()
     found = read_checkpoint_tensors(where, list(own))
     model.load_state_dict(found, strict=False)

@@ -59,6 +59,8 @@ class Family:
     """Paths inside a layer to more projections whose outputs belong to heads; may be absent."""
     heads_fixed: str | None = None
     """Why a layer cannot have fewer heads than another."""
+    width_fixed: str | None = "not all that reads them is known here"
+    """Why its states cannot have fewer dimensions; None: they can."""
     neurons_in_config: str = "intermediate_size"
     """What the configuration calls the width of the FFN."""
 
@@ -97,19 +99,26 @@ def _albert_reasons(config: PreTrainedConfig) -> Mapping[str, str]:
     return {}
 
 
+_NO_ATTENTION = "encoders without attention have no such part"
 _XLNET_REASON = "xlnet holds this projection as a raw parameter, not as a module"
 _MODERNBERT_QKV = "modernbert fuses query, key and value in one projection (Wqkv)"
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        Family(name="bert", parts=_BERT_PARTS),
-        Family(name="roberta", parts=_BERT_PARTS, position_offset=2),
-        Family(name="xlm-roberta", parts=_BERT_PARTS, position_offset=2),
-        Family(name="electra", parts=_BERT_PARTS),
-        Family(name="mobilebert", parts=_BERT_PARTS, missing_for=_mobilebert_reasons),
+        Family(name="bert", parts=_BERT_PARTS, width_fixed=None),
+        Family(name="roberta", parts=_BERT_PARTS, position_offset=2, width_fixed=None),
+        Family(name="xlm-roberta", parts=_BERT_PARTS, position_offset=2, width_fixed=None),
+        Family(name="electra", parts=_BERT_PARTS, width_fixed=None),
+        Family(
+            name="mobilebert",
+            parts=_BERT_PARTS,
+            missing_for=_mobilebert_reasons,
+            width_fixed="its layers bring the states into bottlenecks of other widths",
+        ),
         Family(
             name="distilbert",
+            width_fixed=None,
             layers="transformer.layer",
             token_types=False,
             head_count="n_heads",
@@ -128,6 +137,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         Family(
             name="albert",
+            width_fixed="it has a layer's weights once for all layers that share them",
             layers="encoder.albert_layer_groups",
             missing_for=_albert_reasons,
             parts={
@@ -162,6 +172,8 @@ FAMILIES: Mapping[str, Family] = {
         ),
         Family(
             name="deberta-v2",
+            width_fixed="its table of relative positions is as wide as the states, and is read by "
+            "the same projections",
             asks_for_attentions=True,
             by_head=("attention.self.pos_key_proj", "attention.self.pos_query_proj"),
             parts={
@@ -173,6 +185,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         Family(
             name="modernbert",
+            width_fixed="it fuses the projections that read the states",
             layers="layers",
             token_types=False,
             parts={
@@ -189,6 +202,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         Family(
             name="xlnet",
+            width_fixed="it holds the projections that read the states as raw parameters",
             layers="layer",
             embeddings="word_embedding",
             cls_at_end=True,
@@ -207,6 +221,7 @@ FAMILIES: Mapping[str, Family] = {
         ),
         Family(
             name="bart",
+            width_fixed="it shares its word embeddings with the decoder that it is saved with",
             layers="layers",
             embeddings="embed_tokens",
             token_types=False,
@@ -224,6 +239,14 @@ FAMILIES: Mapping[str, Family] = {
                 "ffn_norm": "final_layer_norm",
                 "attention": "self_attn",
             },
+        ),
+        Family(
+            name="bertwright-small",
+            layers="layers",
+            token_types=False,
+            heads_fixed="it has no attention heads",
+            parts={},
+            missing=dict.fromkeys(ROLES, _NO_ATTENTION),
         ),
     )
 }

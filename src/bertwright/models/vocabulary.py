@@ -18,6 +18,7 @@ from bertwright.models.build import copy_around
 from bertwright.models.encoder import load_tokenizer
 from bertwright.models.pooling import WordWeights
 from bertwright.models.roles import get_roles
+from bertwright.models.small import SmallEncoder
 from bertwright.models.task_model import TaskModel
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.vocabulary import keep_pieces
@@ -86,6 +87,8 @@ def keep_embeddings(encoder: PreTrainedModel, kept: Sequence[int]) -> None:
     words.num_embeddings = len(chosen)
     if words.padding_idx is not None:
         words.padding_idx = new_ids.get(words.padding_idx)
+    if isinstance(encoder, SmallEncoder):
+        encoder.embeddings.keep_numbers(chosen)
     config.vocab_size = len(chosen)
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
