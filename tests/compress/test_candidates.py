@@ -32,6 +32,56 @@ def test_a_depth_that_does_not_divide_is_refused_only_for_theseus():
         plan_students(6, depths=[6])
 
 
+def test_narrow_and_small_students_are_made_without_theseus():
+    plans = plan_students(
+        6,
+        depths=[3],
+        narrow=["heads=0.5", "layers=4,neurons=0.25"],
+        small=["static:ngrams=2", "cnn:layers=3"],
+    )
+    names = [plan.name for plan in plans]
+    assert names == [
+        "control-static-ngrams-2",
+        "distil-static-ngrams-2",
+        "control-cnn-layers-3",
+        "distil-cnn-layers-3",
+        "control-4L-f25",
+        "distil-4L-f25",
+        "control-3L",
+        "distil-3L",
+        "theseus-3L",
+        "control-6L-h50",
+        "distil-6L-h50",
+    ]
+    costs = [plan.cost for plan in plans]
+    assert costs == sorted(costs) and costs[0] == 0
+    assert plans[-1].cost == pytest.approx(6 * (1 / 3 * 0.5 + 2 / 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"narrow": ["heads=1.5"]}, "heads"),
+        ({"narrow": ["layers=3"]}, "keeps everything"),
+        ({"narrow": ["layers=7,heads=0.5"]}, "6 layers"),
+        ({"narrow": ["width=3"]}, "width"),
+        ({"narrow": ["0.5"]}, "key=value"),
+        ({"small": ["statik"]}, "statik"),
+        ({"small": ["cnn:kernel=2"]}, "kernel"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(given, reason):
+    with pytest.raises(ConfigError, match=reason):
+        plan_students(6, **given)
+
+
+def test_a_cheaper_student_of_another_kind_drops_a_dearer_one():
+    bag = StudentPlan(0, "distil", 0, small="static")
+    narrow = StudentPlan(6, "distil", 0, heads=0.5)
+    assert list(choose_dropped({bag: rows(0.9), narrow: rows(0.7)})) == [narrow]
+    assert choose_dropped({bag: rows(0.7), narrow: rows(0.9)}) == {}
+
+
 def rows(share: float, count: int = 400, shift: int = 0) -> Judged:
     """Return answers of which this share is right."""
     right = np.roll(np.arange(count) < share * count, shift)

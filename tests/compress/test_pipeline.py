@@ -122,9 +122,20 @@ def context(rows, teacher_dir, tmp_path_factory) -> StudentContext:
     )
 
 
-@pytest.mark.parametrize("method", ["control", "distil", "theseus"])
-def test_half_and_the_rest_make_the_same_student_as_all_at_once(context, method, tmp_path):
-    plan = StudentPlan(1, method, 0)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        StudentPlan(1, "control", 0),
+        StudentPlan(1, "distil", 0),
+        StudentPlan(1, "theseus", 0),
+        StudentPlan(3, "control", 0, heads=0.5, neurons=0.7),
+        StudentPlan(4, "distil", 0, heads=0.5),
+        StudentPlan(0, "control", 0, small="static"),
+        StudentPlan(1, "distil", 0, small="cnn:width=8"),
+    ],
+    ids=lambda plan: plan.name,
+)
+def test_half_and_the_rest_make_the_same_student_as_all_at_once(context, plan, tmp_path):
     half = train_half(plan, context, context.dev_rows)
     assert len(half) == len(context.dev_rows) and 0 <= half.score <= 1
     in_parts = train_whole(plan, context)
@@ -134,14 +145,23 @@ def test_half_and_the_rest_make_the_same_student_as_all_at_once(context, method,
     )
     at_once = train_whole(plan, unbroken)
     a, b = TaskModel.load(in_parts.model_dir), TaskModel.load(at_once.model_dir)
-    assert a.roles.num_layers == 1 and in_parts.steps == at_once.steps
+    assert a.roles.num_layers == plan.layers and in_parts.steps == at_once.steps
     for (name, x), (_, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
         assert torch.equal(x, y), name
 
 
-def test_the_control_has_nothing_of_the_teacher(context):
+@pytest.mark.parametrize(
+    "plan",
+    [
+        StudentPlan(2, "control", 5),
+        StudentPlan(4, "control", 5, neurons=0.7, heads=0.5),
+        StudentPlan(0, "control", 5, small="static"),
+    ],
+    ids=lambda plan: plan.name,
+)
+def test_the_control_has_nothing_of_the_teacher(context, plan):
     """Its weights do not depend on the teacher's."""
-    first = train_whole(StudentPlan(2, "control", 5), context)
+    first = train_whole(plan, context)
     spoiled = TaskModel.load(first.model_dir)
     with torch.no_grad():
         for parameter in context.teacher.parameters():
@@ -151,7 +171,7 @@ def test_the_control_has_nothing_of_the_teacher(context):
             **{f: getattr(context, f) for f in context.__dataclass_fields__ if f != "folder"},
             folder=context.folder / "other",
         )
-        second = TaskModel.load(train_whole(StudentPlan(2, "control", 5), other).model_dir)
+        second = TaskModel.load(train_whole(plan, other).model_dir)
     finally:
         with torch.no_grad():
             for parameter in context.teacher.parameters():

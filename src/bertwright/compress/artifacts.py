@@ -33,6 +33,8 @@ class CompiledModel:
     model_name: str
     """The student's name, or `teacher`."""
     method: str
+    shape: str
+    """How large it is: `3L`, `6L-h50`, `static`."""
     layers: int
     seed: int
     parameters: int
@@ -52,6 +54,8 @@ class ModelToCompile:
 
     name: str
     method: str
+    shape: str
+    """How large it is: `3L`, `6L-h50`, `static`."""
     layers: int
     seed: int
     parameters: int
@@ -124,6 +128,7 @@ def compile_all(
                 CompiledModel(
                     model_name=model.name,
                     method=model.method,
+                    shape=model.shape,
                     layers=model.layers,
                     seed=model.seed,
                     parameters=model.parameters,

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bertwright.compress.budget import Prefer
-from bertwright.compress.candidates import STUDENT_METHODS, StudentMethod
+from bertwright.compress.candidates import (
+    STUDENT_METHODS,
+    StudentMethod,
+    narrow_of,
+    small_of,
+)
 from bertwright.config import require
 
 __all__ = ["SearchConfig"]
@@ -22,6 +27,14 @@ class SearchConfig:
     depths: tuple[int, ...] = ()
     """Layers of the students; may be given several times. Without it: every divisor of the
     teacher's depth below it."""
+    narrow: tuple[str, ...] = ()
+    """A narrower size to try too, heads=0.5,neurons=0.25 (shares that are kept; layers=4 as well);
+    may be given several times."""
+    small: tuple[str, ...] = ()
+    """A student without attention to try too: static, cnn or lstm, with options static:ngrams=2
+    (`bertwright methods small_student`); may be given several times."""
+    small_lr: float | None = None
+    """Peak learning rate of those. Without it: 20 times --lr."""
     students: tuple[StudentMethod, ...] = ()
     """How students are made; may be given several times. control: the same size, fine-tuned
     without the teacher. Without it: all three."""
@@ -55,9 +68,13 @@ class SearchConfig:
     """Dev rows answered one by one for latency."""
 
     def __post_init__(self) -> None:
-        require(
-            self.theseus_lr is None or self.theseus_lr > 0, "theseus_lr", self.theseus_lr, "above 0"
-        )
+        for name in ("theseus_lr", "small_lr"):
+            rate = getattr(self, name)
+            require(rate is None or rate > 0, name, rate, "above 0")
+        for spec in self.narrow:
+            narrow_of(spec)
+        for spec in self.small:
+            small_of(spec)
         require(self.tolerance_points >= 0, "tolerance_points", self.tolerance_points, "at least 0")
         for name in ("slice_rows", "seeds", "repeats", "measure_rows", "latency_rows"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")

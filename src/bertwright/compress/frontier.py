@@ -35,15 +35,16 @@ def find_frontier(
 def summarise_seeds(candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return mean, standard deviation and range of the score over seeds.
 
-    Groups candidates by (method, layers, engine, precision) and keeps groups of two seeds or more.
-    `std` is the sample standard deviation (n - 1).
+    Groups candidates by (method, shape, layers, engine, precision) and keeps groups of two seeds
+    or more. `std` is the sample standard deviation (n - 1).
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for candidate in candidates:
-        key = tuple(candidate[k] for k in ("method", "layers", "engine", "precision"))
+        kinds = ("method", "shape", "layers", "engine", "precision")
+        key = tuple(candidate[kind] for kind in kinds)
         groups.setdefault(key, []).append(candidate)
     summary = []
-    for (method, layers, engine, precision), members in sorted(groups.items()):
+    for (method, shape, layers, engine, precision), members in sorted(groups.items()):
         if len(members) < 2:
             continue
         scores = [float(m["score"]) for m in sorted(members, key=lambda m: m["seed"])]
@@ -53,6 +54,7 @@ def summarise_seeds(candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, A
         summary.append(
             {
                 "method": method,
+                "shape": shape,
                 "layers": layers,
                 "engine": engine,
                 "precision": precision,

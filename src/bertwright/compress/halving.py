@@ -17,7 +17,7 @@ def choose_dropped(
 
     A student is dropped when one that costs no more is better on the same rows beyond chance:
     the `level` one-sided bound of the paired bootstrap difference is above zero. The better half
-    of a depth (rounded up) is safe from its peers, though not from a shallower student. Controls
+    of a size (rounded up) is safe from its peers, though not from a cheaper student. Controls
     are never dropped: they are what the rest is compared with.
 
     Args:
@@ -28,15 +28,15 @@ def choose_dropped(
     """
     dropped: dict[StudentPlan, str] = {}
     scores = {plan: answers.score for plan, answers in judged.items()}
-    for plan in sorted(judged):
+    for plan in sorted(judged, key=lambda p: (p.cost, p)):
         if plan.method == "control":
             continue
-        peers = [p for p in judged if p.layers == plan.layers and p.method != "control"]
+        peers = [p for p in judged if p.shape == plan.shape and p.method != "control"]
         ranked = sorted(peers, key=lambda p: (-scores[p], p))
         safe = ranked[: (len(ranked) + 1) // 2]
-        rivals = [p for p in judged if p.layers <= plan.layers and p != plan and p not in dropped]
+        rivals = [p for p in judged if p.cost <= plan.cost and p != plan and p not in dropped]
         if plan in safe:
-            rivals = [p for p in rivals if p.layers < plan.layers]
+            rivals = [p for p in rivals if p.cost < plan.cost]
         for rival in sorted(rivals, key=lambda p: (-scores[p], p)):
             lead = judged[rival].lead_over(judged[plan], level=level, seed=seed)
             if lead > 0:

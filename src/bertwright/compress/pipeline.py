@@ -11,6 +11,7 @@ The folder of a search:
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -110,6 +111,7 @@ def search(
         training=training,
         folder=out / "students",
         theseus_lr=config.theseus_lr,
+        small_lr=config.small_lr,
     )
     baseline, note = baseline_target(task, teacher_dir, teacher.max_length, out / "artifacts")
     bench = Bench(
@@ -129,7 +131,7 @@ def search(
     students, dropped = _train_students(plans, context, config)
     console.rule("engines", align="left")
     parameters = sum(p.numel() for p in teacher.parameters())
-    as_teacher = ModelToCompile(TEACHER, TEACHER, depth, 0, parameters, teacher_dir)
+    as_teacher = ModelToCompile(TEACHER, TEACHER, f"{depth}L", depth, 0, parameters, teacher_dir)
     tried = _Tried(students, {plan.name: why for plan, why in dropped.items()})
     tried.compile([as_teacher], list(dict.fromkeys([REFERENCE, *specs])), bench)
     tried.compile(list(map(_to_compile, students)), specs, bench)
@@ -249,12 +251,13 @@ def _try_other_seeds(
     config: SearchConfig,
     bench: Bench,
 ) -> None:
-    """Train every kind of student of the model's depth again with other seeds, and measure them."""
+    """Train every kind of student of the model's size again with other seeds, and measure them."""
     first = context.training.seed
+    alike = [student.plan for student in tried.students if student.plan.shape == model.shape]
     plans = [
-        StudentPlan(model.layers, method, seed)
+        dataclasses.replace(plan, seed=seed)
         for seed in range(first + 1, first + config.seeds)
-        for method in config.student_methods
+        for plan in alike
     ]
     dropped: dict[StudentPlan, str] = {}
     students = _train_rest(plans, context, dropped)
@@ -280,6 +283,8 @@ def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPl
     plans = plan_students(
         get_roles(teacher.encoder).num_layers,
         depths=config.depths,
+        narrow=config.narrow,
+        small=config.small,
         methods=config.student_methods,
         seed=seed,
     )
@@ -303,7 +308,13 @@ def _encode(rows: Rows, teacher: TaskModel, encoder: RowEncoder) -> EncodedRows:
 def _to_compile(student: TrainedStudent) -> ModelToCompile:
     plan = student.plan
     return ModelToCompile(
-        plan.name, plan.method, plan.layers, plan.seed, student.parameters, student.model_dir
+        name=plan.name,
+        method=plan.method,
+        shape=plan.shape,
+        layers=plan.layers,
+        seed=plan.seed,
+        parameters=student.parameters,
+        model_dir=student.model_dir,
     )
 
 

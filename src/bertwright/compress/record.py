@@ -31,6 +31,7 @@ def candidate_record(
     return {
         "name": compiled.name,
         "method": compiled.method,
+        "shape": compiled.shape,
         "layers": compiled.layers,
         "seed": compiled.seed,
         "parameters": compiled.parameters,

@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.compress.candidates import StudentPlan
+from bertwright.compress.candidates import StudentPlan, small_of
 from bertwright.data.tokenise import EncodedRows
 from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
-from bertwright.methods.distil.student_init import choose_layers, init_student
+from bertwright.methods.distil.small_student import SmallStudent
+from bertwright.methods.distil.soft_targets import SoftTargetsConfig
+from bertwright.methods.distil.student_init import choose_layers
 from bertwright.methods.distil.train import train_distilled
+from bertwright.methods.prune.heads import HeadPruning, HeadPruningConfig
+from bertwright.methods.prune.neurons import NeuronPruning, NeuronPruningConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import replace_layers, train_theseus
 from bertwright.models.build import build_task_model, copy_with_layers
@@ -35,6 +39,8 @@ from bertwright.training.loop import TrainResult, count_steps, train
 __all__ = ["StudentContext", "TrainedStudent", "train_half", "train_whole"]
 
 HALF = 0.5
+SMALL_LR_TIMES = 20
+"""Tables of vectors that are trained as they are take a far higher rate than transformers."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class StudentContext:
     folder: Path
     theseus_lr: float | None = None
     """Peak learning rate of Theseus; None: the same as the others'."""
+    small_lr: float | None = None
+    """Peak learning rate of students without attention; None: `SMALL_LR_TIMES` the others'."""
 
     def folder_of(self, plan: StudentPlan) -> Path:
         """Return the run directory of a student."""
@@ -59,7 +67,11 @@ class StudentContext:
 
     def training_of(self, plan: StudentPlan) -> TrainingConfig:
         """Return the options of a student's training: the search's, with its own seed."""
-        lr = self.theseus_lr if plan.method == "theseus" and self.theseus_lr else self.training.lr
+        lr = self.training.lr
+        if plan.method == "theseus":
+            lr = self.theseus_lr or lr
+        if plan.small:
+            lr = self.small_lr or SMALL_LR_TIMES * lr
         return dataclasses.replace(self.training, seed=plan.seed, lr=lr)
 
 
@@ -111,6 +123,7 @@ def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
             **model.lineage,
             "method": plan.method,
             "layers": plan.layers,
+            "shape": plan.shape,
             "seed": plan.seed,
             "teacher": context.teacher.lineage,
             "scores": result.metrics,
@@ -145,15 +158,14 @@ def _half_of(context: StudentContext, training: TrainingConfig) -> int:
 def _train_distil(
     plan: StudentPlan, context: StudentContext, half: bool
 ) -> tuple[TaskModel, TrainResult]:
-    depth = get_roles(context.teacher.encoder).num_layers
-    student = init_student(context.teacher, choose_layers(depth, plan.layers, "uniform"))
+    student = _student_of(context.teacher, plan, context)
     training = context.training_of(plan)
     result = train_distilled(
         student,
         context.teacher,
         context.train_rows,
         context.dev_rows,
-        methods=context.distil_methods,
+        methods=_fitting(context.distil_methods, plan),
         training=training,
         run_dir=context.folder_of(plan),
         resume=True,
@@ -179,8 +191,7 @@ def _train_control(
         tokenizer=teacher.tokenizer,
         outputs=teacher.outputs,
     )
-    depth = get_roles(base.encoder).num_layers
-    student = copy_with_layers(base, choose_layers(depth, plan.layers, "uniform"))
+    student = _student_of(base, plan, context, control=True)
     result = train(
         student,
         context.train_rows,
@@ -192,6 +203,37 @@ def _train_control(
         pause_at=_half_of(context, training) if half else None,
     )
     return student, result
+
+
+def _student_of(
+    model: TaskModel, plan: StudentPlan, context: StudentContext, *, control: bool = False
+) -> TaskModel:
+    """Return the student before training: parts of `model`, or new tables that begin with its own.
+
+    What a teacher keeps is chosen by the labelled rows; a control's heads are drawn at random, and
+    its neurons are those with the longest weights.
+    """
+    if plan.small:
+        maker = SmallStudent(small_of(plan.small))
+        return maker.apply(model, context.train_rows, seed=plan.seed)
+    task = find_task(model.task)
+    if plan.heads < 1:
+        heads = HeadPruningConfig(
+            share=plan.heads, by="random" if control else "gradient", seed=plan.seed
+        )
+        model = HeadPruning(heads).apply(model, context.train_rows, task)
+    if plan.neurons < 1:
+        neurons = NeuronPruningConfig(share=plan.neurons, by="magnitude" if control else "gradient")
+        model = NeuronPruning(neurons).apply(model, context.train_rows, task)
+    depth = get_roles(model.encoder).num_layers
+    return copy_with_layers(model, choose_layers(depth, plan.layers, "uniform"))
+
+
+def _fitting(methods: Sequence[Any], plan: StudentPlan) -> list[Any]:
+    """Return the methods that this student can be trained with; without attention soft targets."""
+    if plan.small:
+        return [m for m in methods if isinstance(m, SoftTargetsConfig)] or [SoftTargetsConfig()]
+    return list(methods)
 
 
 def _train_theseus(
