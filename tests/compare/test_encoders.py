@@ -66,6 +66,17 @@ def test_each_learns_and_answers_the_same_alone(name, options, least, encoder, t
     assert classifier.num_bytes > 1000
 
 
+def test_vectors_too_wide_for_the_learner_have_a_head_that_is_trained(encoder, texts, monkeypatch):
+    logistic = LEARNERS["logistic"]
+    module = __import__("bertwright.compare.encoders", fromlist=["train"])
+    calls = []
+    monkeypatch.setattr(module, "_train", lambda *a, **k: calls.append(a))
+    for most, trained in ((240 * 32 * 3, 0), (240 * 32 * 3 - 1, 1)):
+        monkeypatch.setattr(logistic, "most_work", most)
+        fitted("frozen", encoder, texts)
+        assert len(calls) == trained
+
+
 def test_words_are_means_of_the_embeddings(encoder, texts):
     classifier = fitted("words", encoder, texts)
     tokenizer = classifier.model.tokenizer

@@ -128,9 +128,9 @@ class FrozenContender(EncoderContender):
     """As in finetune --pooling."""
     learner: str = "logistic"
     """As in finetune --learner (best: the one that cross-validation prefers); poolings that are
-    trained have a head of ours."""
+    trained have a head of ours, as have vectors that are too wide for it with so many rows."""
     epochs: float = 10.0
-    """Of a pooling that is trained."""
+    """Of a pooling or a head that is trained."""
     lr: float = 3e-3
     """Likewise."""
 
@@ -157,7 +157,10 @@ class FrozenContender(EncoderContender):
         assert model.pooling is not None
         with tempfile.TemporaryDirectory() as folder:
             (read,) = with_reads([model], encoded, folder=folder)
-            if list(model.pooling.parameters()):
+            learners = learners_named(self.learner)
+            size = (len(encoded), model.pooling.width, model.outputs)
+            fitting = [name for name in learners if LEARNERS[name]().affordable(*size)]
+            if list(model.pooling.parameters()) or not fitting:
                 (read_dev,) = with_reads(
                     [model], _encode(model, dev.texts, dev.labels), folder=folder
                 )
@@ -166,8 +169,7 @@ class FrozenContender(EncoderContender):
                 )
                 _train(model, read, read_dev, task, training, Path(folder) / "run")
             else:
-                learners = learners_named(self.learner)
-                fit_classic(model, read, task, learners=learners, seed=seed)
+                fit_classic(model, read, task, learners=fitting, seed=seed)
         return EncoderClassifier(model.eval())
 
 
