@@ -33,6 +33,8 @@ from bertwright.models.pooling import POOLINGS
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "poolings"
 BEST = 5
+LAYERS_OF_THEIR_OWN = ("parallel", "hierarchical")
+"""Poolings that train transformer layers above the frozen ones: as one tunes such layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ def train_all(args: argparse.Namespace, folder: Path) -> None:
             *("--max-length", str(setup.max_length), "--seed", str(seed)),
             *("--threads", str(args.threads), "--out", str(folder / "run")),
             *(("--frozen", "--learner", "own") if frozen else ()),
-            *(setup.frozen if frozen else setup.tuned),
+            *(setup.frozen if frozen and pooling not in LAYERS_OF_THEIR_OWN else setup.tuned),
         ]
         began = time.perf_counter()
         if main(words):

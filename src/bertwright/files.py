@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "read_json",
     "reporting_full_disk",
     "write_json",
+    "write_json_lines",
 ]
 
 
@@ -116,6 +117,13 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON. NaN and infinity are refused (they are not JSON)."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: str | Path, values: Iterable[Any]) -> None:
+    """Write each value as a line of JSON, whole or not at all."""
+    with atomic_file(path) as file:
+        for value in values:
+            file.write((json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def read_json(path: str | Path) -> Any:

@@ -9,11 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig
+from bertwright.methods.distil.relations import RelationsConfig
+from bertwright.methods.distil.several_teachers import SeveralTeachersConfig
+from bertwright.methods.distil.small_student import SmallStudentConfig
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import StudentInitConfig
+from bertwright.methods.distil.transfer_set import TransferSetConfig
+from bertwright.methods.finetune.layer_drop import LayerDropConfig
+from bertwright.methods.prune.embedding_factors import EmbeddingFactorsConfig
 from bertwright.methods.prune.heads import HeadPruningConfig
+from bertwright.methods.prune.layers import LayerPruningConfig
 from bertwright.methods.prune.neurons import NeuronPruningConfig
 from bertwright.methods.prune.vocabulary import VocabularyTrimmingConfig
+from bertwright.methods.prune.width import WidthPruningConfig
 from bertwright.methods.quantize.int8 import Int8Config
 from bertwright.methods.replace.theseus import TheseusConfig
 
@@ -36,15 +44,35 @@ SETTINGS: dict[str, Setting] = {
         HiddenMatchingConfig(attention_weight=1.0, embeddings=True),
         HiddenMatchingConfig(hidden_loss="cosine", layers="last"),
     ),
+    "relations": Setting(
+        RelationsConfig(weight=100.0, num_relation_heads=8, teacher_layer=3),
+        RelationsConfig(weight=100.0, kind="attention-value"),
+    ),
     "theseus": Setting(
         TheseusConfig(num_layers=2), TheseusConfig(num_layers=2, schedule="constant", rate=0.9)
     ),
     "student_init": Setting(
         StudentInitConfig(num_layers=2), StudentInitConfig(num_layers=2, choice="last")
     ),
+    "several_teachers": Setting(SeveralTeachersConfig(), SeveralTeachersConfig(average="logits")),
+    "small_student": Setting(
+        SmallStudentConfig(kind="lstm", layers=2, ngrams=2, buckets=97),
+        SmallStudentConfig(kind="lstm", layers=2, ngrams=2, buckets=97, start="words"),
+    ),
+    "transfer_set": Setting(TransferSetConfig(copies=2), TransferSetConfig(replace=0.9)),
+    "layer_drop": Setting(LayerDropConfig(), LayerDropConfig(rate=0.5)),
     "head_pruning": Setting(HeadPruningConfig(), HeadPruningConfig(by="random", seed=1)),
     "neuron_pruning": Setting(
         NeuronPruningConfig(multiple=8), NeuronPruningConfig(by="magnitude", multiple=8)
+    ),
+    "width_pruning": Setting(
+        WidthPruningConfig(multiple=8), WidthPruningConfig(by="random", multiple=8, seed=1)
+    ),
+    "embedding_factors": Setting(
+        EmbeddingFactorsConfig(rank=8), EmbeddingFactorsConfig(rank=8, by="equal")
+    ),
+    "layer_pruning": Setting(
+        LayerPruningConfig(num_layers=2), LayerPruningConfig(num_layers=2, by="search")
     ),
     "vocabulary_trimming": Setting(
         VocabularyTrimmingConfig(), VocabularyTrimmingConfig(characters=False)

@@ -14,9 +14,20 @@ from transformers import AutoModelForSequenceClassification
 
 from bertwright.card import render_card_markdown
 from bertwright.config import config_from_dict, config_to_dict
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
+from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.errors import UsageError
+from bertwright.methods.distil.several_teachers import SeveralTeachers
+from bertwright.methods.distil.small_student import SmallStudent
+from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import init_student
 from bertwright.methods.distil.train import train_distilled
+from bertwright.methods.distil.transfer_set import (
+    TransferSet,
+    TransferSetConfig,
+    write_transfer_set,
+)
 from bertwright.methods.quantize.int8 import simulate_int8
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
@@ -39,8 +50,28 @@ from methods.cases import (
 from methods.settings import SETTINGS
 
 NAMES = sorted(SETTINGS)
-PRUNING = ["head_pruning", "neuron_pruning"]
-TRAINED = ["hidden_matching", "soft_targets", "student_init", "theseus", *PRUNING]
+PRUNING = ["embedding_factors", "head_pruning", "neuron_pruning", "width_pruning"]
+NOT_STOCK = {
+    "embedding_factors": "two factors",
+    "head_pruning": "no configuration",
+    "small_student": "no classification head",
+    "width_pruning": "narrower than the heads",
+}
+FINETUNED = ["layer_drop"]
+MAKING = ["several_teachers", "small_student", "transfer_set"]
+"""They make a student, its rows or its teacher, and soft_targets then trains."""
+TRAINED = [
+    "hidden_matching",
+    "relations",
+    "several_teachers",
+    "small_student",
+    "soft_targets",
+    "student_init",
+    "theseus",
+    "transfer_set",
+    *PRUNING,
+    *FINETUNED,
+]
 
 
 def run_method(
@@ -59,6 +90,20 @@ def run_method(
         return find_method(name).apply(config).apply(teacher)
     if name == "vocabulary_trimming":
         return find_method(name).apply(config).apply(teacher, rows)
+    if name == "layer_pruning":
+        return find_method(name).apply(config).apply(teacher, rows, find_task("classify"))
+    if name in FINETUNED:
+        train(
+            teacher,
+            rows,
+            rows,
+            task=find_task("classify"),
+            config=options,
+            hooks=[find_method(name).apply(config)],
+            run_dir=folder,
+            resume=resume,
+        )
+        return teacher
     if name == "student_init" or name in PRUNING:
         maker: Any = find_method(name).apply(config)
         task = find_task("classify")
@@ -73,19 +118,41 @@ def run_method(
             resume=resume,
         )
         return student
-    student = init_student(teacher, [0, 1])
+    student = (
+        SmallStudent(config).apply(teacher, rows)
+        if name == "small_student"
+        else init_student(teacher, [0, 1])
+    )
+    learned = with_generated(rows, teacher, config, folder) if name == "transfer_set" else rows
+    source: Any = teacher
+    if name == "several_teachers":
+        pairs = [(one, rows) for one in (teacher, tiny_teacher(seed=1))]
+        source = SeveralTeachers(config).apply(pairs, rows, cache_folder=folder.parent / "caches")
     train_distilled(
         student,
-        teacher,
+        source,
+        learned,
         rows,
-        rows,
-        methods=[config],
+        methods=[SoftTargetsConfig() if name in MAKING else config],
         training=options,
         run_dir=folder,
         resume=resume,
         cache_folder=folder.parent / "caches",
     )
     return student
+
+
+def with_generated(
+    rows: EncodedRows, teacher: TaskModel, config: TransferSetConfig, folder: Path
+) -> EncodedRows:
+    """Return the rows and those made of them, answered by the teacher."""
+    path = folder.parent / f"{folder.name}.jsonl"
+    more = TransferSet(config).apply(teacher, rows.rows, seed=0)
+    task = find_task("classify")
+    assert write_transfer_set(path, rows.rows, more, teacher=teacher, task=task) == len(more) > 0
+    return tokenise(
+        load_rows(path, labels=LabelSet(tuple(teacher.labels))), teacher.tokenizer, max_length=32
+    )
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -129,7 +196,8 @@ def test_trains_with_falling_loss_and_the_options_matter(name, tmp_path):
     assert len(losses) >= 4 and all(loss == loss and loss >= 0 for loss in losses)
     half = len(losses) // 2
     assert sum(losses[half:]) / len(losses[half:]) < sum(losses[:half]) / half
-    assert student.roles.num_layers == (4 if name in PRUNING else 2) and not student.training
+    whole = name in (*PRUNING, *FINETUNED)
+    assert student.roles.num_layers == (4 if whole else 2) and not student.training
     other = run_method(name, tmp_path / "other", epochs=6, other=True)
     assert not same_weights(weights(student), weights(other))
 
@@ -156,8 +224,8 @@ def test_result_survives_deepcopy_saving_and_export(name, tmp_path):
             return
         model.save(tmp_path / "model")
         assert torch.equal(TaskModel.load(tmp_path / "model")(**batch).logits, logits)
-        if name == "head_pruning":
-            with pytest.raises(UsageError, match="no configuration"):
+        if name in NOT_STOCK:
+            with pytest.raises(UsageError, match=NOT_STOCK[name]):
                 export_transformers(model, tmp_path / "stock")
             return
         export_transformers(model, tmp_path / "stock")

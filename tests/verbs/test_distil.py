@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import torch
 
 import bertwright
 from bertwright.cli.main import main
-from bertwright.errors import ConfigError, ModelLoadError
+from bertwright.errors import ConfigError, ModelLoadError, UsageError
 from bertwright.models.widths import LayerWidths, widths_of
+from tiny import tiny_encoder
 
 QUICK = {"max_steps": 4, "max_length": 16, "precision": "fp32", "evals_per_epoch": 1}
 
@@ -121,3 +123,127 @@ def test_resume_needs_the_same_options(teacher, data, tmp_path):
     assert again.steps == 4
     with pytest.raises(ConfigError, match="layers: 2 -> 1"):
         distil(teacher, data, tmp_path / "a", resume=True, layers=1)
+
+
+def test_more_texts_are_answered_by_the_teacher_and_learned_from(teacher, data, tmp_path):
+    more = tmp_path / "more.jsonl"
+    texts = ["the film was great", "a poor book", "hate it"]
+    more.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    options = {"more_text": (str(more),), "generate": "copies=2,crop=0.5"}
+    result = distil(teacher, data, tmp_path / "s", **options)
+    lines = [json.loads(x) for x in (tmp_path / "s/transfer.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines[160:163]] == texts
+    assert [line["label"] for line in lines[160:163]] == ["good", "bad", "bad"]
+    lineage = json.loads((result.model_dir / "bertwright.json").read_text())["lineage"]
+    assert lineage["num_rows"] == 160 and lineage["num_added_rows"] == len(lines) - 160 > 163
+    assert result.num_rows == len(lines)
+
+
+def test_a_resumed_run_reads_the_texts_that_were_made(teacher, data, tmp_path):
+    distil(teacher, data, tmp_path / "s", generate="1", max_steps=2)
+    before = (tmp_path / "s/transfer.jsonl").read_text()
+    again = distil(teacher, data, tmp_path / "s", generate="1", max_steps=2, resume=True)
+    assert (tmp_path / "s/transfer.jsonl").read_text() == before
+    assert again.num_rows == len(before.splitlines()) > 160
+
+
+def test_a_generated_set_with_an_unknown_option_is_refused(teacher, data, tmp_path):
+    with pytest.raises(ConfigError, match="copys"):
+        distil(teacher, data, tmp_path / "s", generate="copys=2")
+
+
+@pytest.mark.parametrize("student", ["static:ngrams=2,buckets=999", "cnn:width=8", "lstm"])
+def test_a_student_without_attention(teacher, data, tmp_path, student):
+    given = {"layers": None, "student": student, "lr": 1e-2, "max_steps": None, "epochs": 12}
+    result = distil(teacher, data, tmp_path / "s", **given)
+    assert result.score > 0.9, "the words tell the label"
+    small = bertwright.load(str(tmp_path / "s"))
+    assert small.roles.family == "bertwright-small"
+    answers = bertwright.predict(model=str(tmp_path / "s"), text=("great film", "bad film")).rows
+    assert [row["label"] for row in answers] == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"student": "static"}, "has no layers"),
+        ({"student": "statik", "layers": None}, "statik"),
+        ({"student": "cnn", "layers": None, "method": ("theseus",)}, "whole layers"),
+        ({"layers": None}, "--student"),
+    ],
+)
+def test_a_student_that_cannot_be_is_refused(teacher, data, tmp_path, changed, reason):
+    with pytest.raises(ConfigError, match=reason):
+        distil(teacher, data, tmp_path / "s", **changed)
+    assert not (tmp_path / "s").exists()
+
+
+def with_column(path: Path, out: Path) -> Path:
+    """Write the rows with a column that gives the label away."""
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["hint"] = "great" if row["label"] == "good" else "hate"
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return out
+
+
+def test_teachers_may_read_a_column_of_their_own(encoder_dir, data, tmp_path):
+    train = with_column(Path(data["train"]), tmp_path / "train.jsonl")
+    dev = with_column(Path(data["dev"]), tmp_path / "dev.jsonl")
+    given = {**QUICK, "max_steps": 30, "epochs": 8, "lr": 3e-3}
+    bertwright.finetune(
+        model=str(encoder_dir),
+        data=str(train),
+        eval_data=str(dev),
+        column=("text_b=hint",),
+        out=str(tmp_path / "t"),
+        **given,
+    )
+    files = {"train": str(train), "dev": str(dev)}
+    result = distil(tmp_path / "t", files, tmp_path / "s", teacher_column=("text_b=hint",))
+    assert result.num_layers == 2 and result.num_rows == 160
+    with pytest.raises(ConfigError, match="--teacher-column"):
+        distil(
+            tmp_path / "t",
+            files,
+            tmp_path / "x",
+            teacher_column=("text_b=hint",),
+            generate="1",
+        )
+
+
+def test_several_teachers_and_a_start_from_another_family(teacher, data, tmp_path):
+    encoder, tokenizer = tiny_encoder("roberta")
+    encoder.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    given = {"start": str(tmp_path / "start"), "co_teacher": (str(teacher),), "layers": 3}
+    result = distil(teacher, data, tmp_path / "s", **given)
+    student = bertwright.load(str(tmp_path / "s"))
+    assert student.roles.family == "roberta" and result.num_layers == 3
+    assert student.labels == ["bad", "good"]
+    for method in ("hidden_matching:layers=1+2+3", "relations"):
+        with pytest.raises(UsageError):
+            distil(teacher, data, tmp_path / method[:3], method=(method,), **given)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"start": "minilm", "heads": "0.5"}, "has not learned the task"),
+        ({"co_teacher": ("x",), "method": ("theseus",)}, "asks no teacher"),
+        ({"start": "minilm", "layers": None, "student": "cnn"}, "--start out"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(teacher, data, tmp_path, changed, reason):
+    with pytest.raises(ConfigError, match=reason):
+        distil(teacher, data, tmp_path / "s", **changed)
+
+
+def test_a_thinner_student_in_all_ways(teacher, data, tmp_path):
+    given = {"layers": 3, "heads": "0.5", "embeddings": "8", "width": "share=0.5,multiple=8"}
+    distil(teacher, data, tmp_path / "s", neurons="share=0.5,multiple=8", **given)
+    student = bertwright.load(str(tmp_path / "s"))
+    assert student.roles.hidden_size == 16 and student.roles.num_layers == 3
+    with pytest.raises(ConfigError, match="--heads share=0.5,by=luck"):
+        distil(teacher, data, tmp_path / "x", heads="share=0.5,by=luck")

@@ -15,6 +15,7 @@ from bertwright.data.encode import Inputs, RowEncoder, TextEncoder
 from bertwright.data.gather import RowOutputs
 from bertwright.data.schema import RowSchema
 from bertwright.data.tokenise import EncodedRows
+from bertwright.errors import UsageError
 from bertwright.models.outputs import Outputs
 from bertwright.tasks.objective import Objective
 
@@ -70,6 +71,25 @@ class Task(Objective):
         decoding: Mapping[str, Any],
     ) -> list[dict[str, Any]]:
         """Return one answer a row from the outputs of its features."""
+
+    def label_in(self, answer: Mapping[str, Any]) -> Any:
+        """Return an answer of `decode` as the label of a row of this task.
+
+        Raises:
+            UsageError: an answer is no label here; texts without labels cannot be learned from.
+        """
+        raise self._no_labels()
+
+    def refuse_texts_without_labels(self) -> None:
+        """Raise a UsageError where no answer can be a label; see `label_in`."""
+        if type(self).label_in is Task.label_in:
+            raise self._no_labels()
+
+    def _no_labels(self) -> UsageError:
+        return UsageError(
+            f"texts without labels cannot be added for the task {self.name}",
+            hint="it works for tasks with one answer a text: leave --more-text and --generate out",
+        )
 
     @abstractmethod
     def describe(self, answer: Mapping[str, Any]) -> tuple[str, float | None]:

@@ -124,6 +124,10 @@ class Classify(Task):
             for ids, scores in zip(top.tolist(), values.tolist(), strict=True)
         ]
 
+    def label_in(self, answer: Mapping[str, Any]) -> Any:
+        """Return the label of an answer."""
+        return answer["label"]
+
     def describe(self, answer: Mapping[str, Any]) -> tuple[str, float | None]:
         """Return the label and its probability."""
         return answer["label"], answer["score"]

@@ -176,6 +176,10 @@ class Multilabel(Task):
             _answer(labels, row, chosen) for row, chosen in zip(probabilities, applies, strict=True)
         ]
 
+    def label_in(self, answer: Mapping[str, Any]) -> Any:
+        """Return the labels of an answer."""
+        return answer["labels"]
+
     def describe(self, answer: Mapping[str, Any]) -> tuple[str, float | None]:
         """Return the labels that apply."""
         return JOINT.join(sorted(answer["labels"])) or EMPTY, None
@@ -278,6 +282,10 @@ class Powerset(Task):
                 marginals, probabilities, probabilities.argmax(axis=-1).tolist(), strict=True
             )
         ]
+
+    def label_in(self, answer: Mapping[str, Any]) -> Any:
+        """Return the labels of an answer."""
+        return answer["labels"]
 
     def describe(self, answer: Mapping[str, Any]) -> tuple[str, float | None]:
         """Return the labels of the set, and its probability."""

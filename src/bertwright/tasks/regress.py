@@ -118,6 +118,10 @@ class Regress(Task):
         """Return `{"value"}` a row from logits [N,1]."""
         return [{"value": value} for value in logits[:, 0].astype(float).tolist()]
 
+    def label_in(self, answer: Mapping[str, Any]) -> Any:
+        """Return the number of an answer."""
+        return answer["value"]
+
     def describe(self, answer: Mapping[str, Any]) -> tuple[str, float | None]:
         """Return the number with three significant digits."""
         return f"{answer['value']:.3g}", None

@@ -54,7 +54,7 @@ TRAINING_BASICS = (
 )
 """The training options that a help page shows first."""
 
-BEFORE_TRAINING = ("recipe.yaml", "rejected*.jsonl")
+BEFORE_TRAINING = ("recipe.yaml", "rejected*.jsonl", "transfer.jsonl")
 """Files of a run that did not get as far as training: they may be replaced."""
 
 MAY_CHANGE_ON_RESUME = ("resume", *FREE_TO_CHANGE)

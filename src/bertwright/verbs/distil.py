@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from bertwright.config import config_to_dict, require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
-from bertwright.methods.distil.student_init import choose_layers, init_student
+from bertwright.methods.distil.teacher_source import TeacherSource
 from bertwright.methods.distil.train import train_distilled
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
@@ -29,6 +28,14 @@ from bertwright.verbs.common import (
     save_trained,
     saved_task,
     tokenise_both,
+)
+from bertwright.verbs.distil_rows import generator_of, load_teachers, teacher_of, with_more_rows
+from bertwright.verbs.distil_student import (
+    chosen_layers,
+    load_start,
+    new_student,
+    pruning_methods,
+    small_student,
 )
 
 __all__ = ["CONTROL", "EXAMPLES", "GROUPS", "DistilConfig", "distil"]
@@ -52,32 +59,58 @@ EXAMPLES = (
         "--teacher runs/mine --heads 0.5 --neurons 0.25 --data train.csv --out runs/narrow",
     ),
     (
+        "more to learn from: texts without labels, and four made of each row",
+        "--teacher runs/mine --layers 2 --data train.csv --more-text logs.jsonl --generate 4 "
+        "--out runs/more",
+    ),
+    (
         "the control: does the teacher help at all?",
         "--teacher runs/mine --layers 3 --method none --data train.csv --out runs/control",
     ),
 )
 GROUPS = {
-    "What you give": ("teacher", "data", "eval_data", "eval_share", "reading", "long_rows"),
-    "Student": ("layers", "layer_choice", "heads", "neurons"),
+    "What you give": (
+        "teacher",
+        "co_teacher",
+        "data",
+        "eval_data",
+        "eval_share",
+        "reading",
+        "long_rows",
+    ),
+    "More to learn from": ("more_text", "generate", "teacher_column"),
+    "Student": (
+        "layers",
+        "layer_choice",
+        "heads",
+        "neurons",
+        "width",
+        "embeddings",
+        "start",
+        "student",
+    ),
     "Training": ("method", *TRAINING_BASICS),
     "Training, the finer points": ("training",),
     "Output": ("out", "resume"),
 }
 CONTROL = "none"
 DEFAULT_METHOD = "soft_targets"
-RULES = ("uniform", "first", "last", "alternate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig:
     """Train a smaller student of a finetuned model (its teacher) to do the same task.
 
-    It starts from layers of the teacher, or from their most important heads and neurons.
+    It starts from layers of the teacher, from their most important heads and neurons, or from its
+    vectors of single pieces.
     `bertwright compress` tries many students and chooses one.
     """
 
     teacher: str
     """A run or model folder, as `bertwright finetune` writes it."""
+    co_teacher: tuple[str, ...] = ()
+    """Another teacher whose answers are averaged with the first one's, of any family; may be given
+    several times."""
     data: str
     """Labelled rows: a file (csv, tsv, jsonl, parquet; .gz too), folder, glob, Hub dataset, or
     builtin:train."""
@@ -88,8 +121,17 @@ class DistilConfig:
     reading: DataConfig = field(default_factory=DataConfig)
     long_rows: Literal["truncate", "stop"] = "truncate"
     """A row longer than --max-length is cut, or stops the command."""
+    more_text: tuple[str, ...] = ()
+    """Texts without labels, which the teacher answers; a file, folder, glob or Hub dataset; may be
+    given several times."""
+    generate: str | None = None
+    """Make so many other texts of each row, which the teacher answers: 4, or with options
+    copies=4,replace=0.4 (`bertwright methods transfer_set`)."""
+    teacher_column: tuple[str, ...] = ()
+    """A column that only the teachers read, ROLE=NAME: text_b=description, or text=long_text; may
+    be given several times. They must have been trained to read it."""
     layers: int | None = None
-    """Layers of the student. Without it all of the teacher's, if --heads or --neurons is given."""
+    """Layers of the student. Without it all of the teacher's, if it is made smaller otherwise."""
     layer_choice: str | None = None
     """Which layers of the teacher it starts from: uniform, first, last, alternate, or numbers from
     0 such as 0+2+5. Without it uniform; for theseus first, as in its paper."""
@@ -98,9 +140,23 @@ class DistilConfig:
     share=0.5,scope=global (`bertwright methods head_pruning`)."""
     neurons: str | None = None
     """The same of the feed-forward networks' neurons (`bertwright methods neuron_pruning`)."""
+    width: str | None = None
+    """The same of the dimensions of the states between layers, the roughest cut of all
+    (`bertwright methods width_pruning`)."""
+    embeddings: str | None = None
+    """Columns of the thin table that its word embeddings become, with a projection behind: 128, or
+    the share of the table's energy that is kept: 0.8, or options rank=128,by=equal
+    (`bertwright methods embedding_factors`)."""
+    start: str | None = None
+    """An encoder that the student starts from in place of the teacher's layers: a Hub name, a
+    folder, or minilm. It may be of another family and vocabulary; its head is new."""
+    student: str | None = None
+    """A student without attention: static (the mean of token vectors), cnn or lstm, with options
+    static:ngrams=2,width=128 (`bertwright methods small_student`). It needs a high --lr."""
     method: tuple[str, ...] = ()
     """How it learns, NAME or NAME:key=value,key=value; may be given several times: soft_targets
-    (taken when none is given), hidden_matching, theseus, or none for training on labels alone.
+    (taken when none is given), hidden_matching, relations, theseus, or none for training on labels
+    alone.
     `bertwright methods NAME` shows a method's options."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     out: str
@@ -110,16 +166,50 @@ class DistilConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
-        narrow = pruning_methods(self)
-        if self.layers is None and not narrow:
+        generator_of(self)
+        self._check_size()
+        self._check_theseus()
+        if self.teacher_column and (self.more_text or self.generate):
             raise ConfigError(
-                "the student has no size of its own", hint="--layers, --heads or --neurons"
+                "--teacher-column needs rows that have it, and texts without labels have none",
+                hint="leave --more-text and --generate out",
+            )
+
+    def _check_size(self) -> None:
+        narrow = pruning_methods(self)
+        cut = self.layers is not None or self.layer_choice is not None or bool(narrow)
+        if small_student(self) is not None and (cut or self.start):
+            raise ConfigError(
+                f"--student {self.student} has no layers, heads or neurons of the teacher",
+                hint="leave --layers, --layer-choice, --heads, --neurons, --width, --embeddings "
+                "and --start out",
+            )
+        if self.layers is None and not (narrow or self.student or self.start):
+            raise ConfigError(
+                "the student has no size of its own",
+                hint="--layers, --heads, --neurons, --width, --embeddings, --start or --student",
+            )
+        if self.start and narrow:
+            raise ConfigError(
+                f"--start {self.start} has not learned the task, so what is important in it is "
+                "not known",
+                hint="leave --heads, --neurons, --width and --embeddings out",
             )
         require(self.layers is None or self.layers >= 1, "layers", self.layers, "at least 1")
-        if narrow and any(spec.partition(":")[0].strip() == "theseus" for spec in self.method):
+
+    def _check_theseus(self) -> None:
+        if not any(spec.partition(":")[0].strip() == "theseus" for spec in self.method):
+            return
+        if pruning_methods(self) or self.student or self.start:
             raise ConfigError(
                 "--method theseus replaces layers by whole layers",
-                hint="leave --heads and --neurons out; prune its student in a second run",
+                hint="leave --heads, --neurons, --width, --embeddings, --start and --student out; "
+                "prune its student in a second run",
+            )
+        if self.co_teacher or self.teacher_column:
+            raise ConfigError(
+                "--method theseus asks no teacher anything",
+                hint="leave --co-teacher and --teacher-column out",
             )
 
 
@@ -133,22 +223,33 @@ def distil(config: DistilConfig) -> TrainedResult:
     methods = _read_methods(config)
     task, labels = saved_task(config.teacher, "--teacher")
     teacher = TaskModel.load(model_folder(config.teacher))
-    depth = teacher.roles.num_layers
-    layers = choose_layers(depth, config.layers or depth, _layer_rule(config))
+    parent = teacher
+    if config.start is not None:
+        parent = load_start(config.start, teacher, task, seed=config.training.seed)
+    teachers = load_teachers(config, teacher)
+    layers = chosen_layers(config, parent.roles.num_layers)
     run_dir = open_run_dir("distil", config)
     rows, eval_rows = read_train_and_eval(config, run_dir, task, labels=labels)
-    teacher.max_length = config.training.max_length
+    if not config.teacher_column:
+        teacher.max_length = config.training.max_length
+    parent.max_length = config.training.max_length
+    num_labelled = len(rows)
+    rows = with_more_rows(config, rows, teacher, task, labels, run_dir)
     encoded, encoded_eval = tokenise_both(
-        (rows, eval_rows), teacher, task, long_rows=config.long_rows
+        (rows, eval_rows), parent, task, long_rows=config.long_rows
     )
-    student, result = _train(config, methods, teacher, layers, encoded, encoded_eval, run_dir)
+    student = new_student(config, parent, layers, encoded, task)
+    source = teacher_of(config, teachers, parent, task, rows, encoded) if methods else teacher
+    student, result = _train(config, methods, student, source, encoded, encoded_eval, run_dir)
     student.lineage = {
-        "base_model": teacher.lineage.get("base_model"),
+        "base_model": parent.lineage.get("base_model"),
         "teacher": config.teacher,
+        **({"co_teachers": list(config.co_teacher)} if config.co_teacher else {}),
         "teacher_scores": teacher.lineage.get("scores"),
         "data": config.data,
         "data_fingerprint": rows.fingerprint,
-        "num_rows": len(rows),
+        "num_rows": num_labelled,
+        "num_added_rows": len(rows) - num_labelled,
         "seed": config.training.seed,
         "recipe": {"verb": "distil", **config_to_dict(config)},
     }
@@ -192,84 +293,25 @@ def _with_layers(spec: str, config: DistilConfig) -> str:
     return f"theseus:{','.join(pairs)}"
 
 
-def pruning_methods(config: DistilConfig) -> list[Any]:
-    """Return the methods that make the student narrower, heads first.
-
-    Raises:
-        ConfigError: an option is unknown or its value is out of range.
-    """
-    found = []
-    for option, name in (("heads", "head_pruning"), ("neurons", "neuron_pruning")):
-        given = getattr(config, option)
-        if given is not None:
-            spec = given if "=" in given else f"share={given}"
-            found.append(find_method(name).apply(parse_method_spec(f"{name}:{spec}")))
-    return found
-
-
-def _layer_rule(config: DistilConfig) -> Any:
-    """Return a rule's name or the layers themselves.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    choice = config.layer_choice or "uniform"
-    if choice in RULES:
-        return choice
-    try:
-        return tuple(int(number) for number in choice.replace(",", "+").split("+"))
-    except ValueError:
-        raise ConfigError(
-            f"--layer-choice {choice}: not a rule and not layers",
-            hint=f"{', '.join(RULES)}, or layers from 0 such as 0+2+5",
-        ) from None
-
-
 def _train(
     config: DistilConfig,
     methods: list[Any],
-    teacher: TaskModel,
-    layers: Sequence[int],
+    student: TaskModel,
+    source: TaskModel | TeacherSource,
     rows: EncodedRows,
     eval_rows: EncodedRows,
     run_dir: Path,
 ) -> tuple[TaskModel, TrainResult]:
-    task = find_task(teacher.task)
-    if methods and isinstance(methods[0], TheseusConfig):
-        return train_theseus(
-            teacher,
-            rows,
-            eval_rows,
-            config=methods[0],
-            training=config.training,
-            run_dir=run_dir,
-            task=task,
-            resume=config.resume,
-        )
-    narrow = teacher
-    for pruning in pruning_methods(config):
-        narrow = pruning.apply(narrow, rows, task)
-    student = init_student(narrow, layers)
+    """Train the student by the methods; Theseus makes one of its own from the teacher, `source`."""
+    options: dict[str, Any] = {
+        "task": find_task(student.task),
+        "run_dir": run_dir,
+        "resume": config.resume,
+    }
     if not methods:
-        result = train(
-            student,
-            rows,
-            eval_rows,
-            task=task,
-            config=config.training,
-            run_dir=run_dir,
-            resume=config.resume,
-        )
-    else:
-        result = train_distilled(
-            student,
-            teacher,
-            rows,
-            eval_rows,
-            methods=methods,
-            training=config.training,
-            run_dir=run_dir,
-            task=task,
-            resume=config.resume,
-        )
-    return student, result
+        return student, train(student, rows, eval_rows, config=config.training, **options)
+    options["training"] = config.training
+    if isinstance(methods[0], TheseusConfig):
+        assert isinstance(source, TaskModel)
+        return train_theseus(source, rows, eval_rows, config=methods[0], **options)
+    return student, train_distilled(student, source, rows, eval_rows, methods=methods, **options)

@@ -320,7 +320,16 @@ class HiddenMatching(Hook):
 def matched_pairs(
     config: HiddenMatchingConfig, num_layers_s: int, num_layers_t: int
 ) -> tuple[tuple[int, int], ...]:
-    """Return (student layer, teacher layer), both from 1, of every matched pair."""
+    """Return (student layer, teacher layer), both from 1, of every matched pair.
+
+    Raises:
+        UsageError: the student has no layers.
+    """
+    if not num_layers_s:
+        raise UsageError(
+            "the student has no layers, so nothing inside it can follow the teacher",
+            hint="leave hidden_matching out",
+        )
     teacher_layers = layer_map(config.layers, num_layers_s, num_layers_t)
     return tuple((m, g) for m, g in enumerate(teacher_layers, start=1) if g)
 

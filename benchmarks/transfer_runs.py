@@ -1,0 +1,229 @@
+"""What learning from a teacher is worth: students of MiniLM with and without one.
+
+    OMP_NUM_THREADS=2 .venv/bin/python benchmarks/transfer_runs.py --threads 2 --data-dir DIR
+
+A teacher a set, fine-tuned with seed 0; then students of 3, 2 and 1 layers, a thin one (half of the
+heads, a quarter of the neurons, all layers) and one without layers, each by every recipe that can
+make it, with each seed. The control learns from the labels alone, from the same start; with five
+times the epochs it stands beside recipes that see five times the rows. Evaluated on dev twice an
+epoch (on five times the rows, twice in five epochs), the best weights kept, judged on test. Each
+run has a process of its own and leaves `results/transfer/SET/SIZE-RECIPE-sSEED.json`; what is
+there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertwright.evaluate.machine import machine, versions
+from bertwright.files import write_json
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "transfer"
+COPIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """One set, and how its teacher and its students are trained."""
+
+    train: str
+    teacher: tuple[str, ...]
+    epochs: int
+    lr: float
+    static_lr: float
+    batch_size: int
+
+
+SETUPS = {
+    "clinc150": Setup(
+        train="train",
+        teacher=("--epochs", "5", "--lr", "3e-4", "--batch-size", "64"),
+        epochs=6,
+        lr=5e-4,
+        static_lr=1e-2,
+        batch_size=64,
+    ),
+    "sst2": Setup(
+        train="train_sentences",
+        teacher=("--epochs", "3", "--lr", "1e-4", "--batch-size", "32"),
+        epochs=6,
+        lr=2e-4,
+        static_lr=3e-3,
+        batch_size=32,
+    ),
+}
+SIZES = {
+    "2": ("--layers", "2"),
+    "1": ("--layers", "1"),
+    "3": ("--layers", "3"),
+    "thin": ("--heads", "0.5", "--neurons", "0.25"),
+    "static": ("--student", "static:ngrams=2"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way to train a student."""
+
+    words: tuple[str, ...]
+    times: int = 1
+    """How many times the rows of the others it sees: by more epochs, or by more rows."""
+    generated: bool = False
+    needs_layers: bool = False
+    """It matches layers, or replaces them."""
+
+
+def by(*methods: str) -> tuple[str, ...]:
+    return tuple(word for method in methods for word in ("--method", method))
+
+
+RECIPES = {
+    "control": Recipe(words=by("none")),
+    "control-5x": Recipe(words=by("none"), times=5),
+    "soft": Recipe(words=by("soft_targets")),
+    "soft-5x": Recipe(words=by("soft_targets"), times=5),
+    "hidden": Recipe(words=by("soft_targets", "hidden_matching"), needs_layers=True),
+    "relations": Recipe(words=by("soft_targets", "relations"), needs_layers=True),
+    "theseus": Recipe(words=by("theseus"), needs_layers=True),
+    "generated-control": Recipe(words=by("none"), times=5, generated=True),
+    "generated-soft": Recipe(words=by("soft_targets"), times=5, generated=True),
+    "generated-hidden": Recipe(
+        words=by("soft_targets", "hidden_matching"), times=5, generated=True, needs_layers=True
+    ),
+}
+"""Generated: four texts made of each row, answered by the teacher; the control takes these answers
+for labels."""
+
+
+def fits(size: str, recipe: str) -> bool:
+    """Return whether a student of this size can be made so."""
+    if recipe == "theseus":
+        return size.isdigit()
+    return not (size == "static" and RECIPES[recipe].needs_layers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sets", nargs="*", choices=list(SETUPS), default=list(SETUPS))
+    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--recipes", nargs="*", choices=list(RECIPES), default=list(RECIPES))
+    args = parser.parse_args()
+    for name in args.sets:
+        teacher = make_teacher(args, name)
+        for seed in range(args.seeds):
+            for size in args.sizes:
+                for recipe in args.recipes:
+                    out = RESULTS / name / f"{size}-{recipe}-s{seed}.json"
+                    if fits(size, recipe) and not out.exists():
+                        run(args, name, teacher, size, recipe, seed, out)
+
+
+def make_teacher(args: argparse.Namespace, name: str) -> Path:
+    """Fine-tune the teacher where it is not there yet, and write its scores."""
+    folder = args.work_dir / name / "teacher"
+    out = RESULTS / name / "teacher-s0.json"
+    if not (folder / "model").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        seconds = bertwright(
+            args,
+            *("finetune", "--model", "minilm", *data_words(args, name), "--out", str(folder)),
+            *(*SETUPS[name].teacher, "--seed", "0"),
+        )
+        write_json(out, facts(args, name, folder, seconds))
+    return folder
+
+
+def run(
+    args: argparse.Namespace,
+    name: str,
+    teacher: Path,
+    size: str,
+    recipe: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Train one student in a process of its own and judge it."""
+    how, setup = RECIPES[recipe], SETUPS[name]
+    folder = args.work_dir / name / f"{size}-{recipe}-s{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    lr = setup.static_lr if size == "static" else setup.lr
+    epochs = setup.epochs * (1 if how.generated else how.times)
+    words = [
+        *("distil", "--teacher", str(teacher), *data_words(args, name), "--out", str(folder)),
+        *(*SIZES[size], *how.words, "--epochs", str(epochs), "--lr", str(lr)),
+        *("--batch-size", str(setup.batch_size), "--seed", str(seed)),
+        *("--evals-per-epoch", "1" if how.times > 1 and not how.generated else "2"),
+        *(("--generate", str(COPIES)) if how.generated else ()),
+    ]
+    print(f"{name} {out.stem}", file=sys.stderr, flush=True)
+    seconds = bertwright(args, *words)
+    found = facts(args, name, folder, seconds)
+    paths = (str(args.work_dir), str(args.data_dir))
+    options = [word for word in words if not word.startswith(paths)]
+    write_json(out, {"size": size, "recipe": recipe, "seed": seed, "options": options, **found})
+    print(f"  {seconds:.0f} s {json.dumps(found['test'])}", file=sys.stderr, flush=True)
+    shutil.rmtree(folder)
+
+
+def data_words(args: argparse.Namespace, name: str) -> tuple[str, ...]:
+    folder = args.data_dir / name
+    return (
+        *("--data", str(folder / f"{SETUPS[name].train}.jsonl")),
+        *("--eval-data", str(folder / "dev.jsonl")),
+    )
+
+
+def bertwright(args: argparse.Namespace, *words: str) -> float:
+    """Run a command; return the seconds it took."""
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "bertwright", *words, "--threads", str(args.threads)],
+        check=True,
+        env=os.environ
+        | {
+            "BERTWRIGHT_CACHE": str(args.work_dir / "cache"),
+            "OMP_NUM_THREADS": str(args.threads),
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - began
+
+
+def facts(args: argparse.Namespace, name: str, folder: Path, seconds: float) -> dict:
+    """Return what a run's folder tells, and its model's score on test."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lineage = json.loads((folder / "model/bertwright.json").read_text())["lineage"]
+    judged = subprocess.run(
+        [
+            *(sys.executable, "-m", "bertwright", "evaluate", "--model", str(folder), "--json"),
+            *("--data", str(args.data_dir / name / "test.jsonl"), "--threads", str(args.threads)),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
+    )
+    test = json.loads(judged.stdout)
+    return {
+        **{"set": name, "seconds": seconds, "train_s": json.loads(lines[-1])["seconds"]},
+        **{"steps": lineage["steps"], "dev": lineage["scores"]},
+        "test": {key: test[key] for key in ("score", "score_low", "score_high")},
+        **{"added_rows": lineage.get("num_added_rows", 0), "size_mb": test["size_mb"]},
+        **{"threads": args.threads, "machine": machine(), "versions": versions()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What the student of `distil` learns from: its rows, and the teachers that answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
+from bertwright.data.rows import Rows
+from bertwright.data.tokenise import EncodedRows, tokenise
+from bertwright.errors import DataError, UsageError
+from bertwright.evaluate.measure import model_folder
+from bertwright.methods.distil.several_teachers import ask_teachers
+from bertwright.methods.distil.teacher_source import TeacherSource
+from bertwright.methods.distil.train import have_one_vocabulary
+from bertwright.methods.distil.transfer_set import (
+    TransferSet,
+    TransferSetConfig,
+    text_rows,
+    write_transfer_set,
+)
+from bertwright.models.task_model import TaskModel
+from bertwright.tasks import Task, find_task
+from bertwright.verbs.common import read_rows
+from bertwright.verbs.distil_student import read_amount
+
+if TYPE_CHECKING:
+    from bertwright.verbs.distil import DistilConfig
+
+__all__ = ["generator_of", "load_teachers", "teacher_of", "with_more_rows"]
+
+TRANSFER_FILE = "transfer.jsonl"
+"""In the run's folder: the rows with labels, then those that the teacher answered."""
+
+
+def with_more_rows(
+    config: DistilConfig,
+    rows: Rows,
+    teacher: TaskModel,
+    task: Task,
+    labels: LabelSet | None,
+    run_dir: Path,
+) -> Rows:
+    """Return the rows to learn from, those that the teacher answers among them.
+
+    They are written to `transfer.jsonl`, from which a resumed run reads them.
+    """
+    if not (config.more_text or config.generate):
+        return rows
+    path = run_dir / TRANSFER_FILE
+    if not path.exists():
+        task.refuse_texts_without_labels()
+        more: list[dict[str, Any]] = []
+        for place in config.more_text:
+            read = read_rows(
+                place,
+                config.reading,
+                task,
+                need_label=False,
+                rejected_path=run_dir / "rejected-more.jsonl",
+            )
+            more += text_rows(read)
+        generator = generator_of(config)
+        if generator is not None:
+            more += generator.apply(teacher, rows, seed=config.training.seed)
+        write_transfer_set(path, rows, more, teacher=teacher, task=task)
+    return load_rows(path, schema=task.schema, labels=labels)
+
+
+def generator_of(config: DistilConfig) -> TransferSet | None:
+    """Return what makes other texts of the rows; None where none are asked for.
+
+    Raises:
+        ConfigError: an option is unknown or its value is out of range.
+    """
+    if config.generate is None:
+        return None
+    return TransferSet(read_amount("generate", config.generate, TransferSetConfig, "copies"))
+
+
+def load_teachers(config: DistilConfig, teacher: TaskModel) -> list[TaskModel]:
+    """Return the teacher and the other ones.
+
+    Raises:
+        UsageError: one is of another task.
+    """
+    others = [TaskModel.load(model_folder(place)) for place in config.co_teacher]
+    for place, other in zip(config.co_teacher, others, strict=True):
+        if find_task(other.task).name != find_task(teacher.task).name:
+            raise UsageError(
+                f"--co-teacher {place} does {other.task}, the teacher {teacher.task}",
+                hint="all teachers answer the same question",
+            )
+    return [teacher, *others]
+
+
+def teacher_of(
+    config: DistilConfig,
+    teachers: Sequence[TaskModel],
+    parent: TaskModel,
+    task: Task,
+    rows: Rows,
+    encoded: EncodedRows,
+) -> TaskModel | TeacherSource:
+    """Return what answers in training: the teacher itself where it reads what the student reads.
+
+    Args:
+        config: says which columns only teachers read.
+        teachers: at least one.
+        parent: the student's tokenizer is its.
+        task: theirs.
+        rows: what the student learns from.
+        encoded: the same as the student reads them.
+
+    Raises:
+        UsageError: a teacher's rows do not correspond to the student's.
+    """
+    alone = len(teachers) == 1 and not config.teacher_column
+    if alone and have_one_vocabulary(parent, teachers[0]):
+        return teachers[0]
+    read = _as_teachers_read(config, rows, task) if config.teacher_column else rows
+    return ask_teachers(
+        [
+            (
+                teacher,
+                tokenise(
+                    read,
+                    teacher.tokenizer,
+                    encoder=task.training_encoder,
+                    max_length=teacher.max_length,
+                ),
+            )
+            for teacher in teachers
+        ],
+        encoded,
+    )
+
+
+def _as_teachers_read(config: DistilConfig, rows: Rows, task: Task) -> Rows:
+    """Return the same rows with the columns that only teachers read.
+
+    Raises:
+        DataError: a row is not among those read so.
+    """
+    reading = replace(
+        config.reading, column=(*config.reading.column, *config.teacher_column), max_rows=None
+    )
+    found = read_rows(config.data, reading, task, need_label=False)
+    known, wanted = found.row_numbers(), rows.row_numbers()
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    missing = wanted[known[places] != wanted]
+    if len(missing):
+        raise DataError(
+            f"row {missing[0]} cannot be read as --teacher-column says",
+            path=config.data,
+            hint="every row needs what the teacher reads",
+        )
+    return found.select(places)
