@@ -15,19 +15,35 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from layout import markdown_table, over_seeds
+from reading_tables import (
+    compare_table,
+    document_vectors_table,
+    frozen_or_tuned_table,
+    pooling_runs_table,
+    sts_poolings_table,
+)
+from student_tables import transfer_table
+
 from bertwright.compress.frontier import find_frontier
 from bertwright.errors import DataError
 from bertwright.files import atomic_write_text, read_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/tasks.md", "docs/poolings.md", "docs/frozen.md", "docs/compare.md")
+PAGES = (
+    "README.md",
+    "docs/tasks.md",
+    "docs/poolings.md",
+    "docs/frozen.md",
+    "docs/compare.md",
+    "docs/students.md",
+)
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
 
 
 SPLITS = ("dev", "test")
 TIMED_THREADS = 2
 """Runs of tasks with so many threads were alone on the machine."""
-POOLING_METRICS = {"stsb": "spearman", "clear": "pearson"}
 OVER_SEEDS = ("dev kept, mean (seeds)", "test kept, mean (seeds)")
 
 MEMORY_ROWS = {
@@ -81,7 +97,7 @@ def teachers_table(results: Path) -> str:
         groups.setdefault((facts["data"], facts["what"], options), []).append(facts)
     rows = []
     for (data, what, options), runs in sorted(groups.items()):
-        scores = [_over_seeds([run[f"{split}_accuracy"] for run in runs]) for split in SPLITS]
+        scores = [over_seeds([run[f"{split}_accuracy"] for run in runs]) for split in SPLITS]
         rows.append([f"{data}, {what}", options, str(len(runs)), *scores])
     header = ["teacher", "epochs / lr / batch", "seeds", *SPLITS]
     return markdown_table(header, rows) if rows else ""
@@ -128,9 +144,7 @@ def tags_table(results: Path) -> str:
         if timed:
             speed = statistics.mean(run["throughput_texts_s"] for run in timed)
             seconds, scores = _seconds(runs), [run["score"] for run in runs]
-            rows.append(
-                [folder.name, _over_seeds(scores), str(len(runs)), seconds, f"{speed:,.0f}"]
-            )
+            rows.append([folder.name, over_seeds(scores), str(len(runs)), seconds, f"{speed:,.0f}"])
     header = ["run", "F1 on test", "seeds", "seconds to train", "texts/s in torch"]
     return markdown_table(header, rows) if rows else ""
 
@@ -149,7 +163,7 @@ def _timed(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _mean_score(runs: Sequence[Mapping[str, Any]], metric: str) -> str:
     """Return `80.9 ± 0.3 (2)`, or a dash where there is but one seed."""
     scores = [run["metrics"]["test"][metric] for run in runs]
-    return f"{_over_seeds(scores)} ({len(scores)})" if len(scores) > 1 else "–"
+    return f"{over_seeds(scores)} ({len(scores)})" if len(scores) > 1 else "–"
 
 
 def _seconds(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -186,133 +200,6 @@ def senses_table(results: Path) -> str:
     return markdown_table(["layers", "nearest, nothing trained [95%]", "fine-tuned [95%]"], rows)
 
 
-def sts_poolings_table(results: Path) -> str:
-    """Spearman on the STS sets of frozen vectors, by pooling and year."""
-    path = results / "sts_poolings.json"
-    if not path.exists():
-        return ""
-    measured = read_json(path)["spearman"]
-    years = [year for year in next(iter(measured.values())) if year != "mean"]
-    rows = [
-        [name, *(f"{100 * found[year]:.1f}" for year in (*years, "mean"))]
-        for name, found in measured.items()
-    ]
-    return markdown_table(["vector", *years, "mean"], rows)
-
-
-def pooling_runs_table(results: Path) -> str:
-    """One table a set: each pooling frozen and tuned, its time and memory, the best first."""
-    parts = []
-    for folder in sorted((results / "poolings").glob("*")):
-        runs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-        for path in sorted(folder.glob("*-s*.json")):
-            run = read_json(path)
-            runs.setdefault(run["pooling"], {}).setdefault(run["mode"], []).append(run)
-        metric = POOLING_METRICS[folder.name]
-        untrained = _untrained(folder, metric)
-        rows = [
-            [
-                pooling,
-                *([untrained.get(pooling, "–")] if untrained else []),
-                *(
-                    _over_seeds([run["test"][metric] for run in modes.get(mode, ())])
-                    for mode in ("frozen", "tuned")
-                ),
-                *(
-                    _mean_of(modes.get("frozen", ()), "train_s", "{:.0f} s"),
-                    _mean_of(modes.get("frozen", ()), "peak_mb", "{:,.0f}"),
-                ),
-                *(
-                    _mean_of(modes.get("tuned", ()), "train_s", "{:.0f} s"),
-                    _mean_of(modes.get("tuned", ()), "peak_mb", "{:,.0f}"),
-                ),
-            ]
-            for pooling, modes in runs.items()
-        ]
-        rows.sort(key=lambda row: row[2 if untrained else 1], reverse=True)
-        header = [
-            "pooling",
-            *(["untrained"] if untrained else []),
-            "frozen",
-            "tuned",
-            "frozen: training",
-            "MiB",
-            "tuned: training",
-            "MiB",
-        ]
-        parts.append(f"**{folder.name}**, {metric} on test\n\n{markdown_table(header, rows)}")
-    return "\n\n".join(parts)
-
-
-def _untrained(folder: Path, metric: str) -> dict[str, str]:
-    """Return the score of each pooling that was judged without training."""
-    path = folder / "untrained.json"
-    if not path.exists():
-        return {}
-    found = read_json(path)["test"]
-    return {pooling: f"{100 * scores[metric]:.1f}" for pooling, scores in found.items()}
-
-
-def frozen_or_tuned_table(results: Path) -> str:
-    """Test accuracy of frozen and tuned encoders by the number of training rows."""
-    runs: dict[tuple[str, int], dict[str, list[Mapping[str, Any]]]] = {}
-    for path in sorted((results / "frozen_or_tuned").glob("*.json")):
-        run = read_json(path)
-        way = "frozen" if run["contender"].startswith("frozen") else "tuned"
-        runs.setdefault((run["set"], run["rows"]), {}).setdefault(way, []).append(run)
-    rows = [
-        [
-            f"{name}, {count:,} rows",
-            *(_over_seeds([run["score"] for run in ways.get(w, ())]) for w in ("frozen", "tuned")),
-        ]
-        for (name, count), ways in sorted(runs.items())
-    ]
-    header = ["rows to learn from", "frozen", "tuned"]
-    return markdown_table(header, rows) if rows else ""
-
-
-def document_vectors_table(results: Path) -> str:
-    """Scores of vectors of documents by the same classifier, neighbours and clusters."""
-    rows = [
-        [
-            f"{run['set']}, {run['vector']}",
-            str(run["width"]),
-            f"{100 * run['accuracy']:.1f} [{100 * run['low']:.1f}, {100 * run['high']:.1f}]",
-            f"{100 * run['precision_at_5']:.1f}",
-            f"{run['nmi']:.2f}",
-            f"{run['vectors_s']:.0f} s",
-            f"{run['peak_mb']:,.0f}",
-        ]
-        for run in map(read_json, sorted((results / "document_vectors").glob("*.json")))
-    ]
-    header = ["set, vector", "width", "accuracy [95%]", "P@5", "NMI", "vectors take", "MiB"]
-    return markdown_table(header, rows) if rows else ""
-
-
-def compare_table(results: Path) -> str:
-    """One table a set: contenders by score, with time and throughput."""
-    parts = []
-    for path in sorted((results / "compare").glob("*.json")):
-        summary = read_json(path)
-        ranked = sorted(summary["contenders"], key=lambda one: -one["score"])
-        rows = [
-            [
-                one["name"],
-                f"{100 * one['score']:.1f} [{100 * one['score_low']:.1f}, "
-                f"{100 * one['score_high']:.1f}]",
-                f"{one['train_s']:.0f} s",
-                f"{one['throughput_texts_s']:,.0f}",
-                f"{one['size_mb']:.1f}",
-            ]
-            for one in ranked
-        ]
-        header = ["contender", f"{ranked[0]['primary']} [95%]", "trained in", "texts/s", "MB"]
-        count = summary["rows"]
-        what = f"{count['train']:,} rows to learn from, {count['test']:,} to judge"
-        parts.append(f"**{path.stem}**, {what}\n\n{markdown_table(header, rows)}")
-    return "\n\n".join(parts)
-
-
 def multitask_table(results: Path) -> str:
     """Each task's score by an encoder of its own and by the one that all share, and the tokens."""
     path = results / "tasks" / "multitask" / "three.json"
@@ -327,14 +214,6 @@ def multitask_table(results: Path) -> str:
     alone = sum(run["seconds"] for run in single.values())
     rows.append(["training", "seconds", f"{alone:,.0f}", f"{joint['seconds']:,.0f}"])
     return markdown_table(["set", "score", "alone [95%]", "together [95%]"], rows)
-
-
-def _over_seeds(shares: Sequence[float]) -> str:
-    """Return `87.3 ± 0.4`: mean and sample standard deviation, in percent; a dash of none."""
-    if not shares:
-        return "–"
-    mean = f"{100 * statistics.mean(shares):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else mean
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
@@ -352,18 +231,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "frozen-or-tuned": frozen_or_tuned_table,
     "document-vectors": document_vectors_table,
     "compare": compare_table,
+    "transfer": transfer_table,
 }
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table: the first column to the left, the others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _mean_of(runs: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
-    """Return the mean of a figure over runs, or a dash of none."""
-    return form.format(statistics.mean(run[key] for run in runs)) if runs else "–"
 
 
 def _describe(frontier: Mapping[str, Any]) -> str:
@@ -405,7 +274,7 @@ def _student_rows(frontier: Mapping[str, Any]) -> list[list[str]]:
         test = _share(c, "test_") if "test_kept" in c else "–"
         alike = [o for o in frontier["candidates"] if _kind(o) == _kind(c)]
         means = (
-            f"{_over_seeds([o[key] for o in alike])} ({len(alike)})"
+            f"{over_seeds([o[key] for o in alike])} ({len(alike)})"
             if len(alike) > 1 and all(key in o for o in alike)
             else "–"
             for key in ("kept", "test_kept")

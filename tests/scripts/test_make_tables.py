@@ -342,3 +342,22 @@ def test_the_tables_of_frozen_encoders_and_contenders(make_tables, tmp_path):
     assert lines[0] == "**sst2**, 1,000 rows to learn from, 200 to judge"
     assert lines[-2].startswith("| lda | 90.0 [70.0, 90.0] |")
     assert lines[-1] == "| tfidf | 80.0 [70.0, 90.0] | 2 s | 12,346 | 1.2 |"
+
+
+def test_students_stand_by_recipe_and_size(make_tables, tmp_path):
+    folder = tmp_path / "transfer" / "toy"
+    folder.mkdir(parents=True)
+
+    def write(name, score, **more):
+        (folder / f"{name}.json").write_text(json.dumps({"test": {"score": score}, **more}))
+
+    write("teacher-s0", 0.9)
+    for seed, score in enumerate((0.7, 0.8)):
+        write(f"2-control-s{seed}", score, recipe="control", size="2", seed=seed)
+    write("1-soft-s0", 0.65, recipe="soft", size="1", seed=0)
+    table = make_tables.TABLES["transfer"](tmp_path)
+    assert "**toy**, accuracy on test; the teacher has 90.0" in table
+    assert "| learned from | 2 layers | 1 layer |" in table
+    assert "| labels alone (control) | 75.0 ± 7.1 | – |" in table
+    assert "| soft targets | – | 65.0 |" in table
+    assert make_tables.TABLES["transfer"](tmp_path / "nothing") == ""
