@@ -20,8 +20,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bertwright.evaluate.machine import machine, versions
 from bertwright.files import write_json
@@ -201,26 +203,35 @@ def bertwright(args: argparse.Namespace, *words: str) -> float:
     return time.perf_counter() - began
 
 
-def facts(args: argparse.Namespace, name: str, folder: Path, seconds: float) -> dict:
-    """Return what a run's folder tells, and its model's score on test."""
+def facts(
+    args: argparse.Namespace,
+    name: str,
+    folder: Path,
+    seconds: float,
+    *,
+    test: Path | None = None,
+    reading: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return what a run's folder tells, and its model's score on test, read so."""
+    data = test or args.data_dir / name / "test.jsonl"
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     lineage = json.loads((folder / "model/bertwright.json").read_text())["lineage"]
     judged = subprocess.run(
         [
             *(sys.executable, "-m", "bertwright", "evaluate", "--model", str(folder), "--json"),
-            *("--data", str(args.data_dir / name / "test.jsonl"), "--threads", str(args.threads)),
+            *("--data", str(data), *reading, "--threads", str(args.threads)),
         ],
         check=True,
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
     )
-    test = json.loads(judged.stdout)
+    scores = json.loads(judged.stdout)
     return {
         **{"set": name, "seconds": seconds, "train_s": json.loads(lines[-1])["seconds"]},
         **{"steps": lineage["steps"], "dev": lineage["scores"]},
-        "test": {key: test[key] for key in ("score", "score_low", "score_high")},
-        **{"added_rows": lineage.get("num_added_rows", 0), "size_mb": test["size_mb"]},
+        "test": {key: scores[key] for key in ("score", "score_low", "score_high")},
+        **{"added_rows": lineage.get("num_added_rows", 0), "size_mb": scores["size_mb"]},
         **{"threads": args.threads, "machine": machine(), "versions": versions()},
     }
 

@@ -25,6 +25,7 @@ def test_seeds_are_summarised_by_kind():
         {
             "method": "distil",
             "layers": 2,
+            "shape": "2L",
             "engine": "torch",
             "precision": "fp32",
             "seed": seed,
@@ -33,7 +34,7 @@ def test_seeds_are_summarised_by_kind():
         }
         for seed, score in enumerate(scores)
     ]
-    alone = {**candidates[0], "layers": 1}
+    alone = {**candidates[0], "layers": 1, "shape": "1L"}
     (row,) = summarise_seeds([*candidates, alone])
     assert row["scores"] == scores and row["seeds"] == [0, 1, 2]
     assert row["mean"] == pytest.approx(statistics.mean(scores))

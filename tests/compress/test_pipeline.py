@@ -182,6 +182,16 @@ def test_the_control_has_nothing_of_the_teacher(context, plan):
         assert torch.equal(x, y), name
 
 
+def test_a_control_learns_from_the_labels_alone_for_as_many_steps(context, tmp_path):
+    twice = context.train_rows.select([*range(len(context.train_rows))] * 2)
+    richer = replace(context, transfer_rows=twice, folder=tmp_path)
+    control, distilled = StudentPlan(1, "control", 0), StudentPlan(1, "distil", 0)
+    assert richer.rows_of(control) is context.train_rows and richer.rows_of(distilled) is twice
+    assert richer.training_of(control).epochs == 2 * richer.training_of(distilled).epochs
+    found = [train_whole(plan, richer).steps for plan in (control, distilled)]
+    assert abs(found[0] - found[1]) <= 2 and found[0] > train_whole(control, context).steps
+
+
 def test_an_engine_that_was_not_asked_for_is_not_chosen():
     candidates = [{"name": "teacher@torch:fp32"}, {"name": "distil-2L@openvino:int8"}]
     asked = [EngineSpec("openvino", "int8")]

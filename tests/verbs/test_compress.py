@@ -93,3 +93,50 @@ def test_the_demo_ends_with_a_report_and_labels(tmp_path):
     result = bertwright.demo(max_rows=300, epochs=1, student_epochs=1, out=str(out))
     assert (out / "small" / "report.html").exists()
     assert [p["text"] for p in result.predictions] and all(p["label"] for p in result.predictions)
+
+
+def test_narrow_and_small_students_and_more_rows_are_searched(teacher, data, tmp_path):
+    result = bertwright.compress(
+        model=str(teacher),
+        data=data["train"],
+        eval_data=data["dev"],
+        depths=(2,),
+        narrow=("heads=0.5",),
+        small=("static",),
+        students=("control", "distil"),
+        engines=("torch",),
+        precisions=("fp32",),
+        generate="1",
+        epochs=1,
+        max_length=16,
+        repeats=1,
+        latency_rows=4,
+        halving=False,
+        out=str(tmp_path / "out"),
+    )
+    found = {c["name"].partition("@")[0]: c for c in result.frontier["candidates"]}
+    sizes = ("2L", "4L-h50", "static")
+    assert set(found) == {"teacher", *(f"{m}-{s}" for m in ("control", "distil") for s in sizes)}
+    assert {c["shape"] for c in found.values()} == {"4L", *sizes}
+    assert found["distil-4L-h50"]["parameters"] < found["teacher"]["parameters"]
+    assert found["distil-static"]["layers"] == 0
+    assert len((tmp_path / "out" / "transfer.jsonl").read_text().splitlines()) > 160
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "distil-4L-h50" in report and "distil-static" in report
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ({"narrow": ("heads=2",)}, "heads"),
+        ({"small": ("statik",)}, "statik"),
+        ({"generate": "copys=1"}, "copys"),
+        ({"small_lr": 0.0}, "--small-lr"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_at_once(teacher, data, tmp_path, option, reason):
+    with pytest.raises(ConfigError, match=reason):
+        bertwright.compress(
+            model=str(teacher), data=data["train"], out=str(tmp_path / "out"), **option
+        )
+    assert not (tmp_path / "out").exists()

@@ -34,11 +34,14 @@ REFERENCE = EngineSpec("torch", "fp32")
 
 @dataclass(frozen=True)
 class SearchRows:
-    """The labelled rows of a search. `test`, if given, chooses nothing and is only reported."""
+    """The rows of a search."""
 
     train: Rows
     dev: Rows
     test: Rows | None = None
+    """Chooses nothing and is only reported."""
+    transfer: Rows | None = None
+    """What students learn from in place of `train`: with rows that the teacher answered."""
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,9 @@ def search(
         distil_methods=[parse_method_spec(spec) for spec in config.distil_specs],
         training=training,
         folder=out / "students",
+        transfer_rows=None
+        if rows.transfer is None
+        else _encode(rows.transfer, teacher, task.training_encoder),
         theseus_lr=config.theseus_lr,
         small_lr=config.small_lr,
     )

@@ -58,6 +58,8 @@ class StudentContext:
     folder: Path
     theseus_lr: float | None = None
     """Peak learning rate of Theseus; None: the same as the others'."""
+    transfer_rows: EncodedRows | None = None
+    """What all but the controls learn from: `train_rows` and rows that the teacher answered."""
     small_lr: float | None = None
     """Peak learning rate of students without attention; None: `SMALL_LR_TIMES` the others'."""
 
@@ -65,14 +67,26 @@ class StudentContext:
         """Return the run directory of a student."""
         return self.folder / plan.name
 
+    def rows_of(self, plan: StudentPlan) -> EncodedRows:
+        """Return what a student learns from; a control from the labelled rows alone."""
+        if plan.method == "control" or self.transfer_rows is None:
+            return self.train_rows
+        return self.transfer_rows
+
     def training_of(self, plan: StudentPlan) -> TrainingConfig:
-        """Return the options of a student's training: the search's, with its own seed."""
+        """Return the options of a student's training: the search's, with its own seed.
+
+        A control goes through its rows more often, where the others have more rows.
+        """
         lr = self.training.lr
         if plan.method == "theseus":
             lr = self.theseus_lr or lr
         if plan.small:
             lr = self.small_lr or SMALL_LR_TIMES * lr
-        return dataclasses.replace(self.training, seed=plan.seed, lr=lr)
+        epochs = self.training.epochs
+        if plan.method == "control" and self.transfer_rows is not None:
+            epochs *= len(self.transfer_rows) / len(self.train_rows)
+        return dataclasses.replace(self.training, seed=plan.seed, lr=lr, epochs=epochs)
 
 
 @dataclass(frozen=True)
@@ -151,8 +165,9 @@ def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
     )
 
 
-def _half_of(context: StudentContext, training: TrainingConfig) -> int:
-    return max(1, round(HALF * count_steps(context.train_rows, training)))
+def _half_of(context: StudentContext, plan: StudentPlan) -> int:
+    steps = count_steps(context.rows_of(plan), context.training_of(plan))
+    return max(1, round(HALF * steps))
 
 
 def _train_distil(
@@ -163,14 +178,14 @@ def _train_distil(
     result = train_distilled(
         student,
         context.teacher,
-        context.train_rows,
+        context.rows_of(plan),
         context.dev_rows,
         methods=_fitting(context.distil_methods, plan),
         training=training,
         run_dir=context.folder_of(plan),
         resume=True,
         cache_folder=context.folder / "teacher-answers",
-        pause_at=_half_of(context, training) if half else None,
+        pause_at=_half_of(context, plan) if half else None,
     )
     return student, result
 
@@ -194,13 +209,13 @@ def _train_control(
     student = _student_of(base, plan, context, control=True)
     result = train(
         student,
-        context.train_rows,
+        context.rows_of(plan),
         context.dev_rows,
         task=find_task(teacher.task),
         config=training,
         run_dir=context.folder_of(plan),
         resume=True,
-        pause_at=_half_of(context, training) if half else None,
+        pause_at=_half_of(context, plan) if half else None,
     )
     return student, result
 
@@ -247,7 +262,7 @@ def _train_theseus(
         "run_dir": context.folder_of(plan),
         "resume": True,
     }
-    rows = (context.teacher, context.train_rows, context.dev_rows)
+    rows = (context.teacher, context.rows_of(plan), context.dev_rows)
     if half:
         return replace_layers(*rows, **arguments), None
     return train_theseus(*rows, **arguments)

@@ -11,8 +11,13 @@ from bertwright.compress.budget import Budget, Choice, Prefer
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.pipeline import SearchRows, search
 from bertwright.config import config_to_dict, require
+from bertwright.data.labels import LabelSet
+from bertwright.data.rows import Rows
+from bertwright.evaluate.measure import model_folder
 from bertwright.insight.report import render_report
 from bertwright.models.multi import head_folder
+from bertwright.models.task_model import TaskModel
+from bertwright.tasks import Task
 from bertwright.training.config import TrainingConfig
 from bertwright.verbs.common import (
     DataConfig,
@@ -21,6 +26,7 @@ from bertwright.verbs.common import (
     read_train_and_eval,
     saved_task,
 )
+from bertwright.verbs.distil_rows import generator_of, with_more_rows
 
 __all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress"]
 
@@ -46,6 +52,7 @@ EXAMPLES = (
 )
 GROUPS = {
     "What you give": ("model", "head", "data", "eval_data", "eval_share", "test_data", "reading"),
+    "More to learn from": ("more_text", "generate"),
     "Budget": ("keep", "max_latency_ms", "min_speedup", "max_size_mb"),
     "Search": ("search",),
     "Training of each student": ("training",),
@@ -81,6 +88,12 @@ class CompressConfig:
     test_data: str | None = None
     """Labelled rows that choose nothing and are only reported on."""
     reading: DataConfig = field(default_factory=DataConfig)
+    more_text: tuple[str, ...] = ()
+    """Texts without labels, which the teacher answers for the students; a file, folder, glob or Hub
+    dataset; may be given several times."""
+    generate: str | None = None
+    """Make so many other texts of each row, which the teacher answers: 4, or with options
+    copies=4,replace=0.4 (`bertwright methods transfer_set`)."""
     keep: float | None = 0.99
     """Least share of the teacher's score to keep."""
     max_latency_ms: float | None = None
@@ -103,6 +116,7 @@ class CompressConfig:
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
         self.budget()
+        generator_of(self)
 
     def budget(self) -> Budget:
         """Return the limits asked for."""
@@ -140,6 +154,21 @@ class CompressResult:
         return self.choice.met
 
 
+def _with_more_rows(
+    config: CompressConfig,
+    rows: Rows,
+    model: str,
+    task: Task,
+    labels: LabelSet | None,
+    run_dir: Path,
+) -> Rows | None:
+    """Return the rows with those that the teacher answers; None where none are asked for."""
+    if not (config.more_text or config.generate):
+        return None
+    teacher = TaskModel.load(model_folder(model))
+    return with_more_rows(config, rows, teacher, task, labels, run_dir)
+
+
 def compress(config: CompressConfig) -> CompressResult:
     """Search as `config` says; see `bertwright.compress.pipeline.search`.
 
@@ -155,7 +184,7 @@ def compress(config: CompressConfig) -> CompressResult:
         test = read_rows(config.test_data, config.reading, task, labels=labels, split="test")
     result = search(
         model,
-        SearchRows(train, dev, test),
+        SearchRows(train, dev, test, _with_more_rows(config, train, model, task, labels, run_dir)),
         budget=config.budget(),
         config=config.search,
         training=config.training,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from bertwright.methods.distil.transfer_set import (
 )
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import Task, find_task
-from bertwright.verbs.common import read_rows
+from bertwright.training.config import TrainingConfig
+from bertwright.verbs.common import DataConfig, read_rows
 from bertwright.verbs.distil_student import read_amount
 
 if TYPE_CHECKING:
@@ -38,8 +39,21 @@ TRANSFER_FILE = "transfer.jsonl"
 """In the run's folder: the rows with labels, then those that the teacher answered."""
 
 
+class MoreRows(Protocol):
+    """What the configs of `distil` and `compress` have in common."""
+
+    @property
+    def more_text(self) -> tuple[str, ...]: ...
+    @property
+    def generate(self) -> str | None: ...
+    @property
+    def reading(self) -> DataConfig: ...
+    @property
+    def training(self) -> TrainingConfig: ...
+
+
 def with_more_rows(
-    config: DistilConfig,
+    config: MoreRows,
     rows: Rows,
     teacher: TaskModel,
     task: Task,
@@ -72,7 +86,7 @@ def with_more_rows(
     return load_rows(path, schema=task.schema, labels=labels)
 
 
-def generator_of(config: DistilConfig) -> TransferSet | None:
+def generator_of(config: MoreRows) -> TransferSet | None:
     """Return what makes other texts of the rows; None where none are asked for.
 
     Raises:

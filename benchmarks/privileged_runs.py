@@ -1,0 +1,111 @@
+"""Generalized distillation: a teacher that reads the whole text, students that read its beginning.
+
+    OMP_NUM_THREADS=2 .venv/bin/python benchmarks/privileged_runs.py --threads 2 --data-dir DIR
+
+Rows of clinc150 and sst2 whose text is cut after a few words; the whole text stands in a column
+`whole`. Two teachers (MiniLM): one reads the beginning and the whole, as a pair, the other the
+beginning alone. Students of two layers read the beginning and learn from the first teacher
+(`distil --teacher-column text_b=whole`), from the second, or from the labels alone (control). The
+rows to learn from are drawn anew with each seed; all start from MiniLM's own layers. Each run has a
+process of its own and leaves `results/privileged/SET-WHO-sSEED.json`; what is there is not done
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+from pathlib import Path
+
+from task_data import read_rows, write_rows
+from transfer_runs import bertwright, facts
+
+from bertwright.files import write_json
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "privileged"
+NUM_WORDS = {"clinc150": 4, "sst2": 8}
+"""Words that the student may read."""
+TRAIN = {"clinc150": "train", "sst2": "train_sentences"}
+TRAINING = {
+    "clinc150": ("--epochs", "12", "--lr", "5e-4", "--batch-size", "32"),
+    "sst2": ("--epochs", "6", "--lr", "2e-4", "--batch-size", "32"),
+}
+NUM_ROWS = 3000
+SPLITS = ("train", "dev", "test")
+WHOLE = ("--column", "text_b=whole")
+STUDENTS = {
+    "control": ("plain", ("--method", "none")),
+    "distilled": ("plain", ("--method", "soft_targets")),
+    "privileged": ("privileged", ("--teacher-column", "text_b=whole")),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/privileged"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--sets", nargs="*", choices=list(NUM_WORDS), default=list(NUM_WORDS))
+    args = parser.parse_args()
+    for name in args.sets:
+        for seed in range(args.seeds):
+            write_splits(args, name, seed)
+            for who, more in (("privileged", WHOLE), ("plain", ())):
+                train_one(args, name, f"{who}-teacher", seed, ("finetune", *more))
+            for who, (teacher, words) in STUDENTS.items():
+                folder = args.work_dir / f"{name}-{teacher}-teacher-s{seed}"
+                start = ("--teacher", str(folder), "--start", "minilm", "--layers", "2")
+                train_one(args, name, who, seed, ("distil", *start, *words))
+
+
+def write_splits(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Write the rows of this seed; the whole text in a column of its own."""
+    for split in SPLITS:
+        file = TRAIN[name] if split == "train" else split
+        rows = read_rows(args.data_dir / name / f"{file}.jsonl")
+        if split == "train":
+            rows = random.Random(seed).sample(rows, min(NUM_ROWS, len(rows)))
+        cut = [
+            {
+                "text": " ".join(row["text"].split()[: NUM_WORDS[name]]),
+                "whole": row["text"],
+                "label": row["label"],
+            }
+            for row in rows
+        ]
+        path = args.work_dir / f"{name}-s{seed}" / name / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_rows(path, cut)
+
+
+def train_one(
+    args: argparse.Namespace, name: str, who: str, seed: int, words: tuple[str, ...]
+) -> None:
+    """Train a teacher or a student, and judge it on test as it reads it."""
+    out = RESULTS / f"{name}-{who}-s{seed}.json"
+    folder = args.work_dir / f"{name}-{who}-s{seed}"
+    is_teacher = who.endswith("teacher")
+    if out.exists() and (folder.exists() or not is_teacher):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    data = args.work_dir / f"{name}-s{seed}"
+    print(out.stem, file=sys.stderr, flush=True)
+    seconds = bertwright(
+        args,
+        *(*words, "--data", str(data / name / "train.jsonl"), "--out", str(folder)),
+        *("--eval-data", str(data / name / "dev.jsonl"), "--seed", str(seed)),
+        *(*TRAINING[name], "--max-length", "64"),
+    )
+    reading = WHOLE if who == "privileged-teacher" else ()
+    found = facts(args, name, folder, seconds, test=data / name / "test.jsonl", reading=reading)
+    print(f"  {seconds:.0f} s {found['test']['score']:.4f}", file=sys.stderr, flush=True)
+    write_json(out, {"who": who, "seed": seed, "words": NUM_WORDS[name], **found})
+    if not is_teacher:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
