@@ -34,6 +34,7 @@ __all__ = [
     "copy_with_layers",
     "copy_with_width",
     "copy_with_widths",
+    "refuse_fixed_layers",
 ]
 
 
@@ -112,11 +113,27 @@ def copy_with_layers(model: TaskModel, indices: Sequence[int]) -> TaskModel:
         UnsupportedRoleError: the family cannot do without one of the dropped layers.
     """
     kept = check_kept(indices, model.roles.num_layers, "layer")
+    all_kept = len(kept) == model.roles.num_layers
+    if not all_kept:
+        refuse_fixed_layers(model)
     config = model.config
     if model.pooling is not None:
         config = replace(config, pooling=model.pooling.spec_for(len(kept)))
-    smaller = make_shallower(model.encoder, kept)
+    smaller = copy.deepcopy(model.encoder) if all_kept else make_shallower(model.encoder, kept)
     return copy_around(model, smaller, config, model.surgery.then_keep_layers(kept))
+
+
+def refuse_fixed_layers(model: TaskModel) -> None:
+    """Check that the model can have fewer layers.
+
+    Raises:
+        UnsupportedRoleError: it is one without attention; nothing is gained there.
+    """
+    if model.roles.family == "bertwright-small":
+        raise UnsupportedRoleError(
+            "a model without attention keeps its layers: vectors of pieces are nearly all of it",
+            hint="make one with fewer of its teacher (distil --student cnn:layers=1)",
+        )
 
 
 def copy_with_widths(

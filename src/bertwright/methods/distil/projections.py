@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from bertwright.models.roles import get_roles
 from bertwright.models.widths import widths_of
 
-__all__ = ["ProjectionReader", "ProjectionShape", "Projections", "projection_shape"]
+__all__ = [
+    "ProjectionReader",
+    "ProjectionShape",
+    "Projections",
+    "heads_of",
+    "projection_shape",
+]
 
 
 class Projections(NamedTuple):
@@ -35,6 +41,12 @@ class ProjectionShape(NamedTuple):
     """D, of all heads together; less than the model's where heads were taken out."""
 
 
+def heads_of(encoder: nn.Module) -> tuple[int, ...]:
+    """Return how many attention heads each layer has (1 in a family without attention)."""
+    roles = get_roles(encoder)
+    return widths_of(encoder).heads or (roles.num_heads,) * roles.num_layers
+
+
 def projection_shape(encoder: nn.Module, layer: int) -> ProjectionShape:
     """Return the heads and the width of layer `layer` (from 1).
 
@@ -44,9 +56,7 @@ def projection_shape(encoder: nn.Module, layer: int) -> ProjectionShape:
     """
     roles = get_roles(encoder)
     query: Any = roles.part(layer - 1, "query")
-    heads = widths_of(encoder).heads
-    num_heads = roles.num_heads if heads is None else heads[layer - 1]
-    return ProjectionShape(num_heads, query.out_features)
+    return ProjectionShape(heads_of(encoder)[layer - 1], query.out_features)
 
 
 class ProjectionReader:

@@ -23,6 +23,7 @@ from bertwright.methods.distil.projections import (
     projection_shape,
 )
 from bertwright.methods.distil.teacher_source import TeacherSource, as_teacher_source
+from bertwright.methods.finetune.layer_drop import refuse_layer_drop
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
@@ -292,6 +293,7 @@ class Relations(Hook):
     def on_start(self, state: RunState) -> None:
         """Check that the relations of the two can be compared."""
         encoder = state.model.encoder
+        refuse_layer_drop(state.model.roles, "their relations cannot be matched there")
         self._matched = match_relations(self.config, encoder, self.teacher)
         self._reader = ProjectionReader(encoder, [self._matched.layer_s])
 

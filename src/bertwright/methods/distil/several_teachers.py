@@ -149,7 +149,8 @@ class JointTeacher:
         if not sources:
             raise UsageError("there is no teacher", hint="give one or more")
         self.labels = list(sources[0].labels)
-        self.num_layers = self.num_heads = self.hidden_size = 0
+        self.num_layers = self.hidden_size = 0
+        self.heads: tuple[int, ...] = ()
         self._sources = list(sources)
         self._orders = [_order(source.labels, self.labels) for source in sources]
         self._outputs = outputs

@@ -38,6 +38,11 @@ def choose_layers(
     Raises:
         ConfigError: the numbers do not fit, or explicit layers are not ascending and in range.
     """
+    if num_layers_t == 0:
+        raise ConfigError(
+            "the teacher has no layers, so no student can start from them",
+            hint="--student static, or another teacher",
+        )
     if not 1 <= num_layers_s <= num_layers_t:
         raise ConfigError(
             f"--layers {num_layers_s}: the teacher has {num_layers_t} layers",

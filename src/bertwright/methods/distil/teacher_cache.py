@@ -23,6 +23,7 @@ from bertwright.methods.distil.projections import (
     ProjectionReader,
     Projections,
     ProjectionShape,
+    heads_of,
     projection_shape,
 )
 from bertwright.methods.distil.teacher_source import (
@@ -45,7 +46,7 @@ __all__ = [
     "teacher_hash",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FLOAT16_MAX = 65504.0
 
 
@@ -69,7 +70,7 @@ class TeacherCache:
             raise FileFormatError("a teacher cache of another version", path=self.folder)
         self.labels: list[str] = facts["labels"]
         self.num_layers: int = facts["num_layers"]
-        self.num_heads: int = facts["num_heads"]
+        self.heads: tuple[int, ...] = tuple(facts["heads"])
         self.hidden_size: int = facts["hidden_size"]
         self.key: str = facts["key"]
         self.level: str = facts["level"]
@@ -140,7 +141,7 @@ class TeacherCache:
             "labels": list(teacher.labels),
             "level": teacher.outputs.level,
             "num_layers": roles.num_layers,
-            "num_heads": roles.num_heads,
+            "heads": list(heads_of(teacher.encoder)),
             "hidden_size": roles.hidden_size,
             "projection_heads": [shape.num_heads for shape in shapes.values()],
         }
@@ -292,7 +293,7 @@ def _write_outputs(
             n: growing(f"hidden_{n}", (tokens, roles.hidden_size), dtype) for n in hidden_layers
         }
         attention = {
-            n: growing(f"attention_{n}", (squares, roles.num_heads), dtype)
+            n: growing(f"attention_{n}", (squares, heads_of(teacher.encoder)[n - 1]), dtype)
             for n in attention_layers
         }
         projections = {

@@ -16,6 +16,7 @@ from bertwright.methods.distil.projections import (
     ProjectionReader,
     Projections,
     ProjectionShape,
+    heads_of,
     projection_shape,
 )
 from bertwright.models.roles import get_roles
@@ -32,8 +33,9 @@ class TeacherSource(Protocol):
 
     labels: list[str]
     num_layers: int
-    num_heads: int
     hidden_size: int
+    heads: tuple[int, ...]
+    """Attention heads of each layer."""
 
     def logits(self, batch: Batch) -> Tensor:
         """Return [B, C] or [B, L, C], float32, no gradient."""
@@ -79,7 +81,7 @@ class LiveTeacher:
         self.model = model
         self.labels = list(model.labels)
         self.num_layers = roles.num_layers
-        self.num_heads = roles.num_heads
+        self.heads = heads_of(model.encoder)
         self.hidden_size = roles.hidden_size
         self._wants_hidden = hidden
         self._wants_attentions = attentions

@@ -8,12 +8,13 @@ from typing import Any
 
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import UsageError
-from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig, matched_pairs
+from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig, match_layers
 from bertwright.methods.distil.relations import RelationsConfig, match_relations
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache, TeacherSource
+from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.methods.quantize.int8 import refuse_quantized
-from bertwright.models.roles import get_roles
+from bertwright.methods.quantize.qat import Qat, QatConfig
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method
 from bertwright.tasks import Task, find_task
@@ -54,45 +55,49 @@ def ask_teacher(
     Raises:
         UsageError: the methods cannot be used on these two models; the teacher was not asked.
     """
-    projection_layers = sorted(
-        {
-            match_relations(m, student.encoder, LiveTeacher(teacher)).layer_t
-            for m in methods
-            if isinstance(m, RelationsConfig)
-        }
-    )
-    matching = [m for m in methods if isinstance(m, HiddenMatchingConfig)]
-    wants_hidden = [m for m in matching if m.hidden_weight > 0]
-    if any(m.attention_weight > 0 for m in matching):
+    live = LiveTeacher(teacher)
+    projection_layers = {
+        match_relations(m, student.encoder, live).layer_t
+        for m in methods
+        if isinstance(m, RelationsConfig)
+    }
+    hidden_layers: set[int] = set()
+    maps = False
+    for config in (m for m in methods if isinstance(m, HiddenMatchingConfig)):
+        layers = {g for _, g in match_layers(config, student.encoder, live)}
+        if config.hidden_weight > 0:
+            hidden_layers |= layers | ({0} if config.embeddings else set())
+        if config.attention_weight > 0 and config.attention_loss == "scores":
+            projection_layers |= layers
+        elif config.attention_weight > 0:
+            maps = True
+    if maps:
         return LiveTeacher(
             teacher,
-            hidden=bool(wants_hidden),
+            hidden=bool(hidden_layers),
             attentions=True,
-            projection_layers=projection_layers,
+            projection_layers=sorted(projection_layers),
         )
-    depth_s = get_roles(student.encoder).num_layers
-    depth_t = get_roles(teacher.encoder).num_layers
-    layers: set[int] = set()
-    for config in wants_hidden:
-        layers |= {g for _, g in matched_pairs(config, depth_s, depth_t)}
-        layers |= {0} if config.embeddings else set()
     return TeacherCache.build(
         teacher,
         train_rows,
-        hidden_layers=sorted(layers),
-        projection_layers=projection_layers,
+        hidden_layers=sorted(hidden_layers),
+        projection_layers=sorted(projection_layers),
         folder=cache_folder,
     )
 
 
 def distil_hooks(methods: Sequence[Any], teacher: TeacherSource) -> list[Hook]:
-    """Return the hook of each config, all asking the same teacher.
+    """Return the hook of each config; those that learn from a teacher ask the same one.
 
     Raises:
-        UsageError: a config is not of a distillation method that trains.
+        UsageError: a config is not of a distillation method that trains, nor of qat.
     """
     hooks: list[Hook] = []
     for config in methods:
+        if isinstance(config, QatConfig):
+            hooks.append(Qat(config))
+            continue
         entry = find_method(type(config))
         if entry.card.kind != "distil" or Hook not in entry.apply.__mro__:
             raise UsageError(
@@ -134,9 +139,11 @@ def train_distilled(
         pause_at: see `train`.
 
     Raises:
-        UsageError: the tokenizers or labels of the two differ, or the student has been quantized.
+        UsageError: the tokenizers or labels of the two differ, the rows were tokenised for
+            another vocabulary, or the student has been quantized.
     """
     refuse_quantized(student, "it cannot be trained")
+    refuse_unknown_pieces(student, train_rows)
     if isinstance(teacher, TaskModel):
         refuse_different_tokenizers(student, teacher)
         teacher.to(make_accelerator(training.precision).device)

@@ -14,11 +14,13 @@ from torch import nn
 
 from bertwright.card import MethodCard
 from bertwright.config import require
+from bertwright.errors import UsageError
+from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.roles import Roles
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
 
-__all__ = ["LayerDrop", "LayerDropConfig", "LayerSkips", "draw_skips"]
+__all__ = ["LayerDrop", "LayerDropConfig", "LayerSkips", "draw_skips", "refuse_layer_drop"]
 
 _STREAM = 190911556
 """Keeps these draws apart from other methods' draws for the same seed and step."""
@@ -51,6 +53,19 @@ class _SkippableForward:
         if skipped and self._layer.training:
             return self._roles.unchanged(args)
         return self._forward(*args, **kwargs)
+
+
+def refuse_layer_drop(roles: Roles, consequence: str) -> None:
+    """Raise if layers of this encoder are left out of training steps just now.
+
+    Raises:
+        UsageError: they are; `consequence` says what cannot be done.
+    """
+    if any(isinstance(vars(layer).get("forward"), _SkippableForward) for layer in roles.layers):
+        raise UsageError(
+            f"layer_drop leaves layers out of training steps: {consequence}",
+            hint="train with layer_drop first, and do this in a second run",
+        )
 
 
 class LayerSkips:
@@ -154,7 +169,14 @@ class LayerDrop(Hook):
         self.config = config
 
     def on_start(self, state: RunState) -> None:
-        """Make the layers skippable."""
+        """Make the layers skippable.
+
+        Raises:
+            UsageError: there are none, or the model has been quantized.
+        """
+        refuse_quantized(state.model, "it cannot be trained")
+        if not state.model.roles.num_layers:
+            raise UsageError("the model has no layers to drop", hint="leave layer_drop out")
         self._skips = LayerSkips(state.model.roles)
 
     def on_batch(self, state: RunState) -> None:

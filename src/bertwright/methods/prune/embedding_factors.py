@@ -16,6 +16,7 @@ from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import UsageError
+from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_factors
 from bertwright.models.factorised import word_table
@@ -117,6 +118,7 @@ class EmbeddingFactors:
             UsageError: the factors would not be smaller, or the model has been quantized.
         """
         refuse_quantized(model, "its word embeddings cannot be factorised")
+        refuse_unknown_pieces(model, rows)
         table = word_table(model.encoder)
         weights = self._weights(rows, len(table))
         rank = self.config.rank or rank_for(table, self.config.energy, weights)

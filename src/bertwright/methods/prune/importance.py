@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.tokenise import EncodedRows
+from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.models.modes import eval_mode
 from bertwright.models.roles import Roles
 from bertwright.models.task_model import TaskModel
@@ -89,7 +90,12 @@ def mean_gradients(
     *,
     batch_tokens: int = 2048,
 ) -> dict[str, tuple[Tensor, ...]]:
-    """Return mean over rows of |d loss_row / d gate|, by what is gated; see `gate_gradients`."""
+    """Return mean over rows of |d loss_row / d gate|, by what is gated; see `gate_gradients`.
+
+    Raises:
+        UsageError: the rows were tokenised for a model with more pieces.
+    """
+    refuse_unknown_pieces(model, rows)
     found: dict[str, list[Tensor]] = {}
     device = next(model.parameters()).device
     with eval_mode(model), _without_gradients(model), gates:

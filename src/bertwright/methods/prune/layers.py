@@ -20,7 +20,7 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UnsupportedRoleError
 from bertwright.methods.prune.importance import mean_gradients
 from bertwright.methods.quantize.int8 import refuse_quantized
-from bertwright.models.build import copy_with_layers
+from bertwright.models.build import copy_with_layers, refuse_fixed_layers
 from bertwright.models.roles import Roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
@@ -312,6 +312,7 @@ class LayerPruning:
             UsageError: the model has been quantized.
         """
         refuse_quantized(model, "its layers cannot be taken out")
+        refuse_fixed_layers(model)
         depth, count = model.roles.num_layers, self.config.num_layers
         if count > depth:
             raise ConfigError(

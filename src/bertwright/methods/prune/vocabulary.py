@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
-from bertwright.errors import ParityError
+from bertwright.errors import ParityError, UsageError
 from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.models.vocabulary import copy_with_pieces, tokenizer_facts
@@ -21,6 +22,7 @@ __all__ = [
     "VocabularyTrimming",
     "VocabularyTrimmingConfig",
     "prove_tokens_alike",
+    "refuse_unknown_pieces",
     "share_of_changed_rows",
     "used_pieces",
 ]
@@ -89,6 +91,7 @@ class VocabularyTrimming:
     def kept_pieces(self, model: TaskModel, *corpora: EncodedRows) -> list[int]:
         """Return the ids that stay, increasing; raises as `apply`."""
         refuse_quantized(model, "its vocabulary cannot be trimmed")
+        refuse_unknown_pieces(model, *corpora)
         return with_needed_pieces(
             tokenizer_facts(model.tokenizer),
             used_pieces(*corpora).tolist(),
@@ -101,6 +104,22 @@ def used_pieces(*corpora: EncodedRows) -> np.ndarray:
     """Return the ids that occur in tokenised rows, increasing."""
     found = [np.unique(np.concatenate(rows)) for one in corpora for rows, _ in _in_parts(one)]
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+
+def refuse_unknown_pieces(model: TaskModel, *corpora: EncodedRows) -> None:
+    """Check that the model has a vector for every piece of these rows.
+
+    Raises:
+        UsageError: it has not: they were tokenised for a model with more pieces.
+    """
+    words: Any = model.encoder.get_input_embeddings()
+    used = used_pieces(*corpora)
+    if len(used) and used[-1] >= words.num_embeddings:
+        raise UsageError(
+            f"the rows have piece {used[-1]}, and the model's vocabulary has only "
+            f"{words.num_embeddings}: they were tokenised for another one",
+            hint="tokenise them anew with model.tokenizer, as after trimming",
+        )
 
 
 def _in_parts(encoded: EncodedRows) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:

@@ -15,10 +15,11 @@ from torch import nn
 
 from bertwright.card import MethodCard
 from bertwright.config import require
-from bertwright.errors import ConfigError
+from bertwright.errors import ConfigError, UsageError
 from bertwright.methods.distil.student_init import choose_layers
+from bertwright.methods.finetune.layer_drop import refuse_layer_drop
 from bertwright.methods.quantize.int8 import refuse_quantized
-from bertwright.models.build import copy_with_layers
+from bertwright.models.build import copy_with_layers, refuse_fixed_layers
 from bertwright.models.roles import Roles, get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
@@ -123,12 +124,19 @@ def apply_theseus(
 
     Raises:
         ConfigError: the layers do not divide into so many equal groups, or the pooling reads them.
-        UsageError: the model has been quantized.
+        UsageError: the model has been quantized, or its layers are already replaced or dropped.
         UnsupportedRoleError: the family cannot run groups in the place of layers.
     """
     refuse_quantized(model, "its layers cannot be replaced")
+    refuse_fixed_layers(model)
     check_pooling_fits(model)
     roles = get_roles(model.encoder)
+    refuse_layer_drop(roles, "they cannot give way to others at the same time")
+    if theseus_groups(model):
+        raise UsageError(
+            "the layers of this model are being replaced already",
+            hint="finish_theseus makes its student; begin again with that",
+        )
     layers = roles.layers
     members = split_groups(len(layers), num_layers)
     sources = choose_layers(len(layers), num_layers, init)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import CheckpointError
 from bertwright.files import read_json, write_json
 from bertwright.methods.distil.teacher_cache import teacher_hash
+from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.methods.replace.theseus import (
     Theseus,
     TheseusConfig,
@@ -130,6 +131,7 @@ def replace_layers(
     `train_theseus` with `resume` goes on from it. The arguments are those of `train_theseus`;
     `training` is of both phases together.
     """
+    refuse_unknown_pieces(teacher, train_rows)
     folder = Path(run_dir) / REPLACE_DIR
     done = folder / "model"
     replacing = split_training(training, config)[0]
