@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     doctor: Callable[..., Any]
     embed: Callable[..., Any]
     evaluate: Callable[..., Any]
+    exits: Callable[..., Any]
     export: Callable[..., Any]
     finetune: Callable[..., Any]
     methods: Callable[..., Any]
@@ -50,6 +51,7 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
+    "exits",
     "export",
     "finetune",
     "load",

@@ -8,7 +8,16 @@ from typing import Literal
 __all__ = ["MethodCard", "MethodKind", "render_card_markdown", "render_card_text"]
 
 MethodKind = Literal[
-    "finetune", "distil", "replace", "prune", "quantize", "long", "pool", "frozen", "compare"
+    "finetune",
+    "distil",
+    "replace",
+    "prune",
+    "exit",
+    "quantize",
+    "long",
+    "pool",
+    "frozen",
+    "compare",
 ]
 
 _TITLES = {

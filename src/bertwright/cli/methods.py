@@ -23,6 +23,7 @@ KINDS = {
     "distil": "Distillation: a student learns from a teacher",
     "replace": "Replacement: parts of the model give way to smaller ones",
     "prune": "Pruning: parts of the model are taken out",
+    "exit": "Early exit: no more layers than a text needs",
     "quantize": "Quantization: fewer bits a number",
     "long": "Long texts",
     "pool": "Pooling: from the states of an encoder to one vector a text (--pooling NAME)",

@@ -13,6 +13,7 @@ from bertwright.engines.base import EngineSpec
 from bertwright.errors import ArtifactError, BertwrightError
 from bertwright.files import read_json, write_json
 from bertwright.models.encoder import encoder_home
+from bertwright.models.exits import EXITS
 
 __all__ = [
     "ARTIFACT_FILE",
@@ -146,7 +147,8 @@ def hash_model(model_dir: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     encoder = encoder_home(model_dir) / "encoder"
     weights = sorted(encoder.glob("*.safetensors"))
-    for file in [encoder / "config.json", *weights, model_dir / "heads.safetensors"]:
+    learned = [model_dir / name for name in ("heads.safetensors", EXITS)]
+    for file in [encoder / "config.json", *weights, *learned]:
         if file.is_file():
             digest.update(hash_file(file).encode())
     manifest = read_json(model_dir / MANIFEST_FILE)

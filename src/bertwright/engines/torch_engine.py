@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bertwright.engines.base import Batch, Precision, check_right_padded
+from bertwright.models.progressive import answer_early
 from bertwright.models.task_model import TaskModel
 
 __all__ = [
@@ -53,7 +54,11 @@ class TorchCompiler:
 
 
 class TorchSession:
-    """A TaskModel in eval mode."""
+    """A TaskModel in eval mode.
+
+    In fp32 one with early exits uses them. In bf16 it runs whole: what its exits promise was
+    measured in fp32.
+    """
 
     def __init__(self, model: TaskModel, precision: Precision, threads: int | None) -> None:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -71,11 +76,13 @@ class TorchSession:
         assert self._model is not None, "the session is closed"
         check_right_padded(attention_mask)
         with torch.inference_mode(), _using_threads(self._threads):
-            output = self._model(
+            inputs = (
                 _tensor(input_ids),
                 _tensor(attention_mask),
                 None if token_type_ids is None else _tensor(token_type_ids),
             )
+            early = self._model.exits is not None and self.precision == "fp32"
+            output = answer_early(self._model, *inputs) if early else self._model(*inputs)
             return output.logits.float().numpy()
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from bertwright.errors import ParityError, UnsupportedRoleError
 from bertwright.files import atomic_dir
 from bertwright.models.encoder import quiet_transformers
+from bertwright.models.exits import refuse_exits
 from bertwright.models.export_tokens import (
     STOCK_TOKEN_MODELS,
     to_stock_token_model,
@@ -55,9 +56,11 @@ def export_transformers(model_or_dir: TaskModel | str | Path, out_dir: str | Pat
     Raises:
         UnsupportedRoleError: no stock model of the family computes what this model does; says which
             head and pooling would do.
+        UsageError: the model has early exits.
         ParityError: the written model's logits differ by more than 1e-5.
     """
     model = model_or_dir if isinstance(model_or_dir, TaskModel) else TaskModel.load(model_or_dir)
+    refuse_exits(model, "transformers would run all of its layers")
     auto = stock_class(model.task)
     one_a_text = auto is AutoModelForSequenceClassification
     stock = to_stock_classifier(model) if one_a_text else to_stock_token_model(model)

@@ -32,6 +32,7 @@ from bertwright.models.encoder import (
     quiet_transformers,
     save_encoder,
 )
+from bertwright.models.exits import Exits, load_exits
 from bertwright.models.heads import HeadConfig, VectorHead, build_head
 from bertwright.models.manifest import (
     FORMAT_VERSION,
@@ -43,6 +44,7 @@ from bertwright.models.manifest import (
 )
 from bertwright.models.outputs import Outputs, OutputScale
 from bertwright.models.pooling import EncoderShape, Pooling, States, build_pooling, check_pooling
+from bertwright.models.ranges import LearnedRanges
 from bertwright.models.recorder import Recorder
 from bertwright.models.roles import Roles, get_roles
 from bertwright.surgery.plan import SurgeryPlan
@@ -155,6 +157,10 @@ class TaskModel(nn.Module):
         self.max_length = max_length
         self.decoding = dict(decoding or {})
         """What the task tuned for reading the outputs (thresholds); plain values."""
+        self.ranges: LearnedRanges | None = None
+        """What int8 is to use, where the model was trained with rounding (method `qat`)."""
+        self.exits: Exits | None = None
+        """Heads after earlier layers; `forward` knows nothing of them, `answer_early` does."""
 
     @property
     def roles(self) -> Roles:
@@ -293,6 +299,8 @@ class TaskModel(nn.Module):
     def write_head(self, folder: Path) -> None:
         """Write all but the encoder and the tokenizer into a folder that is there."""
         save_file(self._head_tensors(), folder / HEADS)
+        if self.exits is not None:
+            self.exits.save(folder)
         write_json(folder / MANIFEST, self._manifest())
 
     def _head_tensors(self) -> dict[str, Tensor]:
@@ -311,6 +319,8 @@ class TaskModel(nn.Module):
             "decoding": self.decoding,
             "lineage": self.lineage,
             "max_length": self.max_length,
+            **({} if self.ranges is None else {"ranges": self.ranges.to_json()}),
+            **({} if self.exits is None else {"exits": self.exits.to_json()}),
         }
 
     @classmethod
@@ -342,6 +352,10 @@ class TaskModel(nn.Module):
             raise CheckpointError(f"{folder}: {error.message}", hint=error.hint) from error
         model = _from_manifest(encoder, tokenizer, manifest, folder / MANIFEST)
         _load_head(model, folder / HEADS)
+        if "exits" in manifest:
+            shape = (model.outputs.count, 2 * model.roles.hidden_size)
+            depth = model.roles.num_layers
+            model.exits = load_exits(manifest["exits"], folder, num_layers=depth, shape=shape)
         return model.eval()
 
 
@@ -361,7 +375,7 @@ def _from_manifest(
     try:
         values = {**manifest["head"], "pooling": manifest["pooling"]}
         with torch.random.fork_rng(devices=[]):
-            return TaskModel(
+            model = TaskModel(
                 encoder,
                 task=manifest["task"],
                 labels=manifest["labels"],
@@ -373,6 +387,9 @@ def _from_manifest(
                 outputs=read_outputs(manifest, str(path)),
                 decoding=manifest.get("decoding"),
             )
+        if "ranges" in manifest:
+            model.ranges = LearnedRanges.from_json(manifest["ranges"])
+        return model
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, AttributeError, UsageError) as error:

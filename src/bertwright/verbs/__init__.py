@@ -93,6 +93,12 @@ _ENTRIES = (
         group="Make a model",
     ),
     VerbEntry(
+        name="exits",
+        config_name="ExitsConfig",
+        help="let a classifier stop early on easy texts, with a promise",
+        group="Make a model",
+    ),
+    VerbEntry(
         name="trim",
         config_name="TrimConfig",
         help="drop the pieces of the vocabulary that your texts do not use",

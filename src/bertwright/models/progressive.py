@@ -1,0 +1,134 @@
+"""Running an encoder layer by layer, and no further than a row needs.
+
+Shapes: B batch, L length, D model width, C classes, K layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_bidirectional_mask
+
+from bertwright.errors import UnsupportedFamilyError
+from bertwright.models.exits import Exits, read_for_exit
+from bertwright.models.pooling import States
+from bertwright.models.roles import Roles
+from bertwright.models.task_model import TaskModel
+
+__all__ = ["FAMILIES_IN_PARTS", "EarlyAnswers", "answer_early", "check_runs_in_parts"]
+
+FAMILIES_IN_PARTS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+"""Their encoders are embeddings and then layers that take states and one mask, and no more."""
+
+
+@dataclass(frozen=True)
+class EarlyAnswers:
+    """What a batch was answered, and how far each row went."""
+
+    logits: Tensor
+    """[B, C], of the exit where the row left, or of the whole model."""
+    layers: Tensor
+    """How many layers the row ran through, int64 [B]."""
+
+
+@dataclass
+class _Batch:
+    """Rows that are still on their way."""
+
+    places: Tensor
+    """Where they were in the batch that came, int64 [B]."""
+    ids: Tensor
+    mask: Tensor
+    """1 for real tokens, [B, L]."""
+    states: list[Tensor]
+    """[B, L, D], the newest last; older ones only where the pooling reads them."""
+
+    def keep(self, stay: Tensor) -> None:
+        """Go on with some of the rows, bool [B]."""
+        self.places, self.ids, self.mask = self.places[stay], self.ids[stay], self.mask[stay]
+        self.states = [state[stay] for state in self.states]
+
+
+def check_runs_in_parts(roles: Roles) -> None:
+    """Raise unless the encoder can be run one layer after the other from outside.
+
+    Raises:
+        UnsupportedFamilyError: it cannot, with the reason.
+    """
+    if roles.family not in FAMILIES_IN_PARTS:
+        raise UnsupportedFamilyError(
+            f"early exits: a layer of {roles.family} needs more than states and a mask, or its "
+            "encoder does more than run its layers, so it cannot be stopped between them",
+            hint=f"families that can: {', '.join(FAMILIES_IN_PARTS)}",
+        )
+
+
+def answer_early(
+    model: TaskModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Tensor | None = None,
+) -> EarlyAnswers:
+    """Run a model with exits: rows that are sure leave, the others are packed and go on.
+
+    With a threshold that nothing reaches, the logits are the model's own, bit for bit.
+
+    Args:
+        model: one with exits, in eval mode.
+        input_ids: token ids, [B, L].
+        attention_mask: 1 for real tokens, 0 for padding, [B, L].
+        token_type_ids: [B, L]; ignored where the family does not have them.
+
+    Raises:
+        UnsupportedFamilyError: the encoder cannot be stopped between its layers.
+    """
+    exits, roles = model.exits, model.roles
+    assert exits is not None, "the model has no exits"
+    check_runs_in_parts(roles)
+    first = _embed(roles, input_ids, token_type_ids)
+    places = torch.arange(len(input_ids), device=input_ids.device)
+    batch = _Batch(places, input_ids, attention_mask, [first])
+    reads_layers = model.pooling is not None and model.pooling.reads_layers
+    layers = torch.full_like(places, roles.num_layers)
+    logits = first.new_empty(len(input_ids), model.outputs.count)
+    layer_mask = _mask_for_layers(roles, batch)
+    for number, layer in enumerate(roles.layers, start=1):
+        hidden = roles.hidden_of(roles.run_layers([layer], (batch.states[-1], layer_mask), {}))
+        batch.states = [*batch.states, hidden] if reads_layers else [hidden]
+        if number in exits.layers and _let_out(exits, number, batch, logits, layers):
+            if not len(batch.places):
+                return EarlyAnswers(logits, layers)
+            layer_mask = _mask_for_layers(roles, batch)
+    states = States(tuple(batch.states), batch.mask.bool(), batch.ids, model.rows_begin_at_0)
+    output = model(batch.ids, batch.mask, read=model.read(states))
+    logits[batch.places] = output.logits
+    return EarlyAnswers(logits, layers)
+
+
+def _let_out(exits: Exits, number: int, batch: _Batch, logits: Tensor, layers: Tensor) -> bool:
+    """Let rows leave after layer `number`, and note their answers; tell whether any did."""
+    answers = exits.logits(number, read_for_exit(batch.states[-1], batch.mask))
+    leaves = exits.leaves(answers)
+    if not bool(leaves.any()):
+        return False
+    logits[batch.places[leaves]] = answers[leaves]
+    layers[batch.places[leaves]] = number
+    batch.keep(~leaves)
+    return True
+
+
+def _embed(roles: Roles, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    """Return what enters the first layer, [B, L, D]."""
+    types = {"token_type_ids": token_type_ids} if roles.uses_token_types else {}
+    states = roles.embeddings(input_ids=input_ids, **types)
+    projection = getattr(roles.encoder, "embeddings_project", None)
+    return states if projection is None else projection(states)
+
+
+def _mask_for_layers(roles: Roles, batch: _Batch) -> Tensor | None:
+    """Return the padding of these rows as their layers take it; None where there is none."""
+    return create_bidirectional_mask(
+        config=roles.encoder.config, inputs_embeds=batch.states[-1], attention_mask=batch.mask
+    )
