@@ -155,6 +155,28 @@ def test_openvino_int8_spares_what_it_is_told(
     assert any("layer.1." in name for name in spared)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_int8_takes_the_embedding_tables_and_can_spare_them(
+    engine: str, saved: Callable[..., Path], encode: Callable[..., EncodedRows], tmp_path: Path
+) -> None:
+    from bertwright.engines.base import EngineSpec, load_engine
+    from bertwright.engines.parity import real_parity_batches
+
+    model = TaskModel.load(saved())
+    compiler = load_engine(EngineSpec(engine, "int8")).make_compiler(model, "int8")
+    batches = real_parity_batches(encode(model)).padded[:2]
+    sizes = {}
+    for kept in ((), ("embeddings",)):
+        facts = compiler.write(tmp_path, calibration=batches, kept=kept)
+        found = [name for name in facts["quantized"] if "_embeddings/" in name]
+        assert len(found) == (0 if kept else 3) and len(facts["quantized"]) > 12
+        sizes[kept] = sum(file.stat().st_size for file in tmp_path.glob("model.*"))
+    tables = [m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    more = {"onnxruntime": 3, "openvino": 1}[engine]
+    gained = sizes["embeddings",] - sizes[()]
+    assert 0.6 * more < gained / sum(tables) < 1.1 * more, "bytes a number of the tables"
+
+
 def test_openvino_int8_needs_calibration(saved: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="calibrated"):
         compile_model(saved(), "openvino:int8", tmp_path / "out")

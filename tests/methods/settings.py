@@ -15,6 +15,7 @@ from bertwright.methods.distil.small_student import SmallStudentConfig
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import StudentInitConfig
 from bertwright.methods.distil.transfer_set import TransferSetConfig
+from bertwright.methods.exit.early_exit import EarlyExitConfig
 from bertwright.methods.finetune.layer_drop import LayerDropConfig
 from bertwright.methods.prune.embedding_factors import EmbeddingFactorsConfig
 from bertwright.methods.prune.heads import HeadPruningConfig
@@ -23,6 +24,7 @@ from bertwright.methods.prune.neurons import NeuronPruningConfig
 from bertwright.methods.prune.vocabulary import VocabularyTrimmingConfig
 from bertwright.methods.prune.width import WidthPruningConfig
 from bertwright.methods.quantize.int8 import Int8Config
+from bertwright.methods.quantize.qat import QatConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 
 __all__ = ["SETTINGS", "Setting"]
@@ -74,8 +76,12 @@ SETTINGS: dict[str, Setting] = {
     "layer_pruning": Setting(
         LayerPruningConfig(num_layers=2), LayerPruningConfig(num_layers=2, by="search")
     ),
+    "early_exit": Setting(
+        EarlyExitConfig(agreement=0.9), EarlyExitConfig(layers=(1, 3), measure="entropy")
+    ),
     "vocabulary_trimming": Setting(
         VocabularyTrimmingConfig(), VocabularyTrimmingConfig(characters=False)
     ),
+    "qat": Setting(QatConfig(), QatConfig(decay=0.5, tables=False)),
     "int8_ptq": Setting(Int8Config(), Int8Config(granularity="per-tensor", embeddings=True)),
 }

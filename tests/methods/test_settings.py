@@ -52,12 +52,13 @@ from methods.settings import SETTINGS
 NAMES = sorted(SETTINGS)
 PRUNING = ["embedding_factors", "head_pruning", "neuron_pruning", "width_pruning"]
 NOT_STOCK = {
+    "early_exit": "early exits",
     "embedding_factors": "two factors",
     "head_pruning": "no configuration",
     "small_student": "no classification head",
     "width_pruning": "narrower than the heads",
 }
-FINETUNED = ["layer_drop"]
+FINETUNED = ["layer_drop", "qat"]
 MAKING = ["several_teachers", "small_student", "transfer_set"]
 """They make a student, its rows or its teacher, and soft_targets then trains."""
 TRAINED = [
@@ -92,6 +93,8 @@ def run_method(
         return find_method(name).apply(config).apply(teacher, rows)
     if name == "layer_pruning":
         return find_method(name).apply(config).apply(teacher, rows, find_task("classify"))
+    if name == "early_exit":
+        return find_method(name).apply(config).apply(teacher, rows, tiny_rows(teacher, seed=1))[0]
     if name in FINETUNED:
         train(
             teacher,

@@ -27,6 +27,7 @@ def distil(teacher: Path, data: dict[str, str], out: Path, **changed):
         (),
         ("soft_targets:temperature=4",),
         ("soft_targets", "hidden_matching"),
+        ("soft_targets", "qat:decay=0.9"),
         ("theseus",),
         ("none",),
     ],
@@ -95,6 +96,7 @@ def test_a_student_may_be_narrow_at_the_teachers_depth_or_below(teacher, data, t
         ({"method": ["theseus", "soft_targets"]}, "no other method"),
         ({"method": ["none", "soft_targets"]}, "excludes"),
         ({"method": ["int8_ptq"]}, "int8_ptq"),
+        ({"method": ["qat"]}, "not how it learns"),
         ({"method": ["theseus:num_layers=1"]}, "--layers says 2"),
     ],
 )

@@ -150,3 +150,22 @@ def test_an_unknown_label_in_the_eval_rows_is_named_with_its_line(encoder_dir, d
             out=str(tmp_path / "a"),
             **QUICK,
         )
+
+
+def test_trained_with_rounding_it_is_exported_by_its_own_ranges(encoder_dir, data, tmp_path):
+    given = {"model": str(encoder_dir), "data": data["train"], "eval_data": data["dev"], **QUICK}
+    with pytest.raises(ConfigError, match="quantize method"):
+        bertwright.finetune(**given, method=("int8_ptq",), out=str(tmp_path / "a"))
+    bertwright.finetune(**given, method=("qat:decay=0.5",), out=str(tmp_path / "b"))
+    facts = json.loads((tmp_path / "b" / "model" / "bertwright.json").read_text())
+    assert len(facts["ranges"]["inputs"]) > 20 and len(facts["ranges"]["tables"]) == 3
+    bertwright.export(
+        model=str(tmp_path / "b"),
+        format="openvino",
+        precision="int8",
+        data=data["train"],
+        tolerance_points=100.0,
+        out=str(tmp_path / "served"),
+    )
+    artifact = json.loads((tmp_path / "served" / "artifact.json").read_text())
+    assert len(artifact["quantized"]) == len(facts["ranges"]["inputs"]) + 3

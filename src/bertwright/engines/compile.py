@@ -57,6 +57,7 @@ from bertwright.errors import (
 )
 from bertwright.files import atomic_dir, cache_dir, read_json
 from bertwright.models.encoder import find_model_dir, quiet_transformers
+from bertwright.models.exits import refuse_exits
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import Task, find_task
 
@@ -91,7 +92,8 @@ def compile_model(
         model_dir: what `TaskModel.save` wrote, or a run directory.
         spec: engine and precision.
         out_dir: the artifact's folder; one that is there is replaced when all went well.
-        calibration: training rows for OpenVINO's int8; 300 of them are drawn.
+        calibration: training rows for OpenVINO's int8; 300 of them are drawn. Not needed for a
+            model that was trained with rounding: it has its ranges.
         parity: real rows to compare logits on; without them, random token ids.
         dev: labelled rows to score bf16 and int8 on.
         tolerance_points: how much score may be lost, in points (100 = everything).
@@ -100,7 +102,8 @@ def compile_model(
     Raises:
         ModelLoadError: there is no saved model.
         MissingDependencyError: the engine's library is not installed.
-        UsageError: calibration rows are needed and missing, or dev's labels are not the model's.
+        UsageError: calibration rows are needed and missing, dev's labels are not the model's, or it
+            has early exits.
         ParityError: the answers differ by more than allowed and no repair helped.
     """
     spec = EngineSpec.parse(spec) if isinstance(spec, str) else spec
@@ -108,13 +111,16 @@ def compile_model(
     source = find_model_dir(model_dir)
     if tolerance_points < 0:
         raise ConfigError(f"--tolerance-points {tolerance_points}: must be at least 0")
-    if str(spec) == "openvino:int8" and (calibration is None or len(calibration) == 0):
+    model = TaskModel.load(model_dir)
+    assert source is not None
+    unseen = calibration is None or len(calibration) == 0
+    if str(spec) == "openvino:int8" and unseen and model.ranges is None:
         raise UsageError(
             "OpenVINO's int8 is calibrated on real rows, and none were given",
             hint="give training data with --data",
         )
-    model = TaskModel.load(model_dir)
-    assert source is not None
+    if str(spec) != "torch:fp32":
+        refuse_exits(model, f"{spec} would run all of its layers")
     reference = TorchSession(model, "fp32", threads)
     judge = _Judge.prepare(model, reference, parity, None if spec.precision == "fp32" else dev)
     with atomic_dir(out_dir) as folder:

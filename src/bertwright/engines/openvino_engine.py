@@ -1,5 +1,7 @@
 """OpenVINO: fp32, bf16, and int8 by NNCF's post-training quantization.
 
+A model that was trained with rounding has its int8 from the ranges that it learned, without NNCF.
+
 Sources: OpenVINO's documentation on inference precision and asynchronous queues; NNCF's on
 post-training quantization of transformers.
 """
@@ -16,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import openvino
+from openvino import Type, opset13
 
 from bertwright.engines.base import Batch, Precision, check_right_padded
 from bertwright.engines.first_token import keep_first_token
+from bertwright.engines.openvino_ranges import apply_ranges
 from bertwright.engines.trace import (
     TracedModel,
     example_inputs,
@@ -69,6 +73,7 @@ class OpenVinoCompiler:
         self._graph = graph
         self._precision = precision
         self._paths = layer_paths(traced)
+        self._ranges = model.ranges
 
     def groups(self) -> Sequence[str]:
         """Return the parts that can be left in higher precision."""
@@ -79,11 +84,18 @@ class OpenVinoCompiler:
     ) -> dict[str, Any]:
         """Write model.xml and model.bin; int8 is calibrated on `calibration`.
 
-        What is not 8-bit is stored in 16 bits, but for fp32.
+        Where the model learned ranges in training, these are used and no rows are needed. Matrices
+        that are not 8-bit are stored in 16 bits, but for fp32.
         """
         graph = self._graph
-        if self._precision == "int8":
+        if self._precision == "int8" and self._ranges is not None:
+            graph = apply_ranges(
+                graph, self._ranges, lambda name: group_of(name, self._paths) in kept
+            )
+        elif self._precision == "int8":
             graph = self._quantize(calibration, kept)
+        if self._precision == "int8":
+            _halve_matrices(graph)
         openvino.save_model(graph, folder / _XML, compress_to_fp16=self._precision != "fp32")
         return {**self._facts, "quantized": _quantized_layers(graph)}
 
@@ -121,6 +133,25 @@ def _quiet_nncf() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+
+
+def _halve_matrices(graph: Any) -> None:
+    """Store the matrices that products and look-ups read in 16 bits.
+
+    `save_model` does not do it in a graph that has 8-bit parts. Scales of rows, a column, stay.
+    """
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() not in ("MatMul", "Gather"):
+            continue
+        for port in (node.input(0), node.input(1)):
+            exact = port.get_source_output().get_node()
+            if exact.get_type_name() != "Constant" or exact.get_element_type() != Type.f32:
+                continue
+            with np.errstate(over="ignore"):
+                half = exact.data.astype(np.float16)
+            if half.ndim == 2 and half.shape[1] > 1 and np.isfinite(half).all():
+                stored = opset13.constant(half, name=exact.get_friendly_name())
+                port.replace_source_output(opset13.convert(stored, "f32").output(0))
 
 
 def _quantized_layers(graph: Any) -> list[str]:

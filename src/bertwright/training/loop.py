@@ -78,7 +78,8 @@ def train(
     accumulation this is the gradient of one large batch, not a mean of means.
 
     `run_dir` gets `metrics.jsonl` and `checkpoints/`. A run that was killed and is resumed ends
-    with bitwise the same weights as an unbroken one (CPU, same number of threads).
+    with bitwise the same weights as an unbroken one (CPU, same number of threads). Ranges for int8
+    that the model learned before are of other weights, and are dropped.
 
     Args:
         model: trained in place, moved to the accelerator if there is one.
@@ -118,6 +119,7 @@ def train(
     seed_everything(config.seed)
     model.to(accelerator.device)
     task.prepare(model, train_rows)
+    model.ranges = None
     model.train()
     state = RunState(
         model=model,

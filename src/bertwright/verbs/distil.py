@@ -12,6 +12,7 @@ from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.methods.distil.teacher_source import TeacherSource
 from bertwright.methods.distil.train import train_distilled
+from bertwright.methods.quantize.qat import QatConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
 from bertwright.models.task_model import TaskModel
@@ -156,7 +157,7 @@ class DistilConfig:
     method: tuple[str, ...] = ()
     """How it learns, NAME or NAME:key=value,key=value; may be given several times: soft_targets
     (taken when none is given), hidden_matching, relations, theseus, or none for training on labels
-    alone.
+    alone; qat beside another one rounds as int8 will (`docs/int8.md`).
     `bertwright methods NAME` shows a method's options."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     out: str
@@ -271,11 +272,16 @@ def _read_methods(config: DistilConfig) -> list[Any]:
         )
     for spec, method in zip(specs, methods, strict=True):
         kind = find_method(type(method)).card.kind
-        if kind not in ("distil", "replace"):
+        if kind not in ("distil", "replace") and not isinstance(method, QatConfig):
             raise ConfigError(f"--method {spec}: a {kind} method does not make students")
         given = getattr(method, "num_layers", config.layers)
         if given != config.layers:
             raise ConfigError(f"--method {spec}: --layers says {config.layers} layers")
+    if all(isinstance(method, QatConfig) for method in methods):
+        raise ConfigError(
+            "--method qat says how the student rounds, not how it learns",
+            hint=f"add --method {DEFAULT_METHOD}, or give it to `bertwright finetune`",
+        )
     return methods
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from bertwright.config import config_to_dict, require
 from bertwright.errors import ConfigError
+from bertwright.methods.quantize.qat import QatConfig
 from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.registry import find_method, parse_method_spec
@@ -104,7 +105,7 @@ def finetune(config: FinetuneConfig) -> TrainedResult:
     for spec in config.method:
         method = parse_method_spec(spec)
         entry = find_method(type(method))
-        if entry.card.kind != "finetune":
+        if entry.card.kind != "finetune" and not isinstance(method, QatConfig):
             raise ConfigError(
                 f"--method {spec}: {entry.name} is a {entry.card.kind} method",
                 hint="`bertwright distil` trains a student with it",
