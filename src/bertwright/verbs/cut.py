@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from bertwright.config import config_to_dict, require
 from bertwright.data.labels import LabelSet
@@ -12,7 +12,11 @@ from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb, write_json
-from bertwright.methods.distil.student_init import LayerChoice, choose_layers
+from bertwright.methods.distil.student_init import (
+    LayerChoice,
+    choose_layers,
+    read_layer_choice,
+)
 from bertwright.methods.prune.layers import (
     DroppedLayer,
     LayerPruning,
@@ -47,7 +51,6 @@ GROUPS = {
     "Output": ("out",),
 }
 CUT_FILE = "cut.json"
-RULES: tuple[str, ...] = get_args(LayerChoice)
 RULES_BY_DATA = ("importance", "search")
 
 
@@ -79,7 +82,7 @@ class CutConfig:
 
     def __post_init__(self) -> None:
         require(self.layers >= 1, "layers", self.layers, "at least 1")
-        rule = _read_choice(self.layer_choice)
+        rule = read_layer_choice(self.layer_choice, more_rules=RULES_BY_DATA)
         if rule in RULES_BY_DATA and self.data is None:
             raise ConfigError(
                 f"--layer-choice {rule} looks at labelled rows", hint="give them by --data"
@@ -153,23 +156,6 @@ def cut(config: CutConfig) -> CutResult:
     return result
 
 
-def _read_choice(choice: str) -> str | tuple[int, ...]:
-    """Return a rule's name or the layers themselves.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if choice in (*RULES, *RULES_BY_DATA):
-        return choice
-    try:
-        return tuple(int(number) for number in choice.replace(",", "+").split("+"))
-    except ValueError:
-        raise ConfigError(
-            f"--layer-choice {choice}: not a rule and not layers",
-            hint=f"{', '.join((*RULES, *RULES_BY_DATA))}, or layers from 0 such as 0+2+5",
-        ) from None
-
-
 def _check_depth(layers: int, depth: int) -> None:
     if layers >= depth:
         raise ConfigError(
@@ -182,7 +168,8 @@ def _choose(
     config: CutConfig, model: TaskModel, task: Task
 ) -> tuple[tuple[int, ...], list[DroppedLayer]]:
     """Return the layers that stay, and, where data says so, those that go, in order."""
-    depth, rule = model.roles.num_layers, _read_choice(config.layer_choice)
+    depth = model.roles.num_layers
+    rule = read_layer_choice(config.layer_choice, more_rules=RULES_BY_DATA)
     if config.data is None or rule not in RULES_BY_DATA:
         choice = cast("LayerChoice | tuple[int, ...]", rule)
         return choose_layers(depth, config.layers, choice), []

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from bertwright.config import config_from_strings
 from bertwright.data.tokenise import EncodedRows
-from bertwright.errors import ConfigError
 from bertwright.methods.distil.small_student import SmallStudent, SmallStudentConfig
-from bertwright.methods.distil.student_init import choose_layers, init_student
+from bertwright.methods.distil.student_init import (
+    choose_layers,
+    init_student,
+    read_layer_choice,
+)
 from bertwright.models.build import build_task_model
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, split_spec
@@ -35,7 +38,6 @@ PRUNINGS = {
     "embeddings": "embedding_factors",
 }
 """Option -> method, in the order in which they are done."""
-RULES = ("uniform", "first", "last", "alternate")
 
 
 def read_amount(option: str, given: str, config_type: type, first: str) -> Any:
@@ -99,20 +101,9 @@ def chosen_layers(config: DistilConfig, depth: int) -> tuple[int, ...]:
     Raises:
         ConfigError: they are no rule and no layers, or there are not so many.
     """
-    return choose_layers(depth, config.layers or depth, _layer_rule(config))
-
-
-def _layer_rule(config: DistilConfig) -> Any:
-    choice = config.layer_choice or "uniform"
-    if choice in RULES:
-        return choice
-    try:
-        return tuple(int(number) for number in choice.replace(",", "+").split("+"))
-    except ValueError:
-        raise ConfigError(
-            f"--layer-choice {choice}: not a rule and not layers",
-            hint=f"{', '.join(RULES)}, or layers from 0 such as 0+2+5",
-        ) from None
+    return choose_layers(
+        depth, config.layers or depth, read_layer_choice(config.layer_choice or "uniform")
+    )
 
 
 def load_start(start: str, teacher: TaskModel, task: Task, *, seed: int) -> TaskModel:

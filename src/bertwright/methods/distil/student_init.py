@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from bertwright.card import MethodCard
 from bertwright.config import require
@@ -16,7 +16,14 @@ from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 
-__all__ = ["LayerChoice", "StudentInit", "StudentInitConfig", "choose_layers", "init_student"]
+__all__ = [
+    "LayerChoice",
+    "StudentInit",
+    "StudentInitConfig",
+    "choose_layers",
+    "init_student",
+    "read_layer_choice",
+]
 
 LayerChoice = Literal["uniform", "first", "last", "alternate"]
 
@@ -69,6 +76,28 @@ def choose_layers(
             f"layers from 0 to {num_layers_t - 1}"
         )
     return layers
+
+
+def read_layer_choice(words: str, *, more_rules: Sequence[str] = ()) -> Any:
+    """Return what `--layer-choice` says: a rule's name, or the layers themselves.
+
+    Args:
+        words: what was given, such as uniform or 0+2+5.
+        more_rules: names of rules beside those of `choose_layers`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    rules = (*get_args(LayerChoice), *more_rules)
+    if words in rules:
+        return words
+    try:
+        return tuple(int(number) for number in words.replace(",", "+").split("+"))
+    except ValueError:
+        raise ConfigError(
+            f"--layer-choice {words}: not a rule and not layers",
+            hint=f"{', '.join(rules)}, or layers from 0 such as 0+2+5",
+        ) from None
 
 
 def init_student(teacher: TaskModel, indices: Sequence[int]) -> TaskModel:
