@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 .venv/bin/python benchmarks/transfer_runs.py --threads 2 --data-dir DIR
 
 A teacher a set, fine-tuned with seed 0; then students of 3, 2 and 1 layers, a thin one (half of the
-heads, a quarter of the neurons, all layers) and one without layers, each by every recipe that can
+heads, a quarter of the neurons, all layers) and two without layers, each by every recipe that can
 make it, with each seed. The control learns from the labels alone, from the same start; with five
 times the epochs it stands beside recipes that see five times the rows. Evaluated on dev twice an
 epoch (on five times the rows, twice in five epochs), the best weights kept, judged on test. Each
@@ -67,7 +67,8 @@ SIZES = {
     "1": ("--layers", "1"),
     "3": ("--layers", "3"),
     "thin": ("--heads", "0.5", "--neurons", "0.25"),
-    "static": ("--student", "static:ngrams=2"),
+    "static": ("--student", "static"),
+    "static-ngrams": ("--student", "static:ngrams=2"),
 }
 
 
@@ -105,11 +106,15 @@ RECIPES = {
 for labels."""
 
 
+def is_static(size: str) -> bool:
+    return size.startswith("static")
+
+
 def fits(size: str, recipe: str) -> bool:
     """Return whether a student of this size can be made so."""
     if recipe == "theseus":
         return size.isdigit()
-    return not (size == "static" and RECIPES[recipe].needs_layers)
+    return not (is_static(size) and RECIPES[recipe].needs_layers)
 
 
 def main() -> None:
@@ -160,7 +165,7 @@ def run(
     how, setup = RECIPES[recipe], SETUPS[name]
     folder = args.work_dir / name / f"{size}-{recipe}-s{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    lr = setup.static_lr if size == "static" else setup.lr
+    lr = setup.static_lr if is_static(size) else setup.lr
     epochs = setup.epochs * (1 if how.generated else how.times)
     words = [
         *("distil", "--teacher", str(teacher), *data_words(args, name), "--out", str(folder)),

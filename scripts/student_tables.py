@@ -30,6 +30,7 @@ SIZES = {
     "1": "1 layer",
     "thin": "half of the heads, a quarter of the neurons",
     "static": "static",
+    "static-ngrams": "static, pairs of pieces too",
 }
 
 

@@ -51,7 +51,7 @@ class SmallStudentConfig:
     """Tokens that a layer of a cnn sees; odd."""
     ngrams: int = 1
     """Runs of 2 to so many pieces have vectors too; 1: none."""
-    buckets: int = 100_000
+    buckets: int = 20_000
     """How many vectors these runs share."""
     positions: bool = False
     """Each place has a vector too."""
