@@ -51,7 +51,8 @@ def make_model() -> TaskModel:
 
 def make_rows(model: TaskModel, folder: Path) -> EncodedRows:
     """Return rows of random words to calibrate with and to compare numbers on."""
-    words = [word for word in sorted(model.tokenizer.get_vocab()) if word.isalpha()]  # type: ignore[union-attr]
+    assert model.tokenizer is not None
+    words = [word for word in sorted(model.tokenizer.get_vocab()) if word.isalpha()]
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [" ".join(words[j] for j in order[i : i + 5 + i]) for i in range(ROWS)]
     rows = load_rows(

@@ -27,12 +27,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-import bertwright.models.small  # noqa: F401  (AutoModel then knows its encoders)
 from bertwright.errors import MissingDependencyError, ModelLoadError, UnsupportedFamilyError
 from bertwright.files import folder_size_mb
 from bertwright.models.factorised import factorise_to_saved, saved_rank
 from bertwright.models.families import FAMILIES
 from bertwright.models.roles import get_roles
+from bertwright.models.small import SmallConfig, SmallEncoder
 from bertwright.models.stream import keep_saved_width, saved_attention_width, with_built_width
 from bertwright.models.widths import narrow_to_saved, saved_widths
 
@@ -48,6 +48,9 @@ __all__ = [
     "save_encoder",
     "saved_size_mb",
 ]
+
+AutoConfig.register(SmallConfig.model_type, SmallConfig)
+AutoModel.register(SmallConfig, SmallEncoder)
 
 HEADS_FOLDER = "heads"
 """In the folder of a model with several heads: a folder for each."""
