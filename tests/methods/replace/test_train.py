@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from bertwright.errors import CheckpointError
+from bertwright.methods.phases import split_training
 from bertwright.methods.replace.theseus import TheseusConfig
-from bertwright.methods.replace.train import split_training, train_theseus
+from bertwright.methods.replace.train import train_theseus
 from bertwright.models.task_model import TaskModel
 from methods.cases import (
     KilledError,
@@ -20,7 +21,7 @@ from methods.cases import (
 
 def test_splitting_of_the_budget():
     training = tiny_training(epochs=4, max_steps=10, minutes=5.0, patience=2)
-    first, second = split_training(training, TheseusConfig(num_layers=2, replace_share=0.25))
+    first, second = split_training(training, 0.25)
     assert (first.epochs, second.epochs) == (1.0, 3.0)
     assert (first.max_steps, second.max_steps) == (2, 8)
     assert (first.minutes, second.minutes) == (1.25, 3.75)
@@ -77,7 +78,7 @@ def test_resuming_something_else_is_refused(tmp_path):
     teacher = tiny_teacher()
     rows = tiny_rows(teacher)
     run_theseus(teacher, rows, tmp_path)
-    with pytest.raises(CheckpointError, match="the teacher changed"):
+    with pytest.raises(CheckpointError, match="the model changed"):
         run_theseus(tiny_teacher(seed=7), rows, tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="the training rows changed"):
         run_theseus(teacher, tiny_rows(teacher, seed=1), tmp_path, resume=True)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shutil
 from pathlib import Path
 
 from bertwright.config import config_to_dict
 from bertwright.data.tokenise import EncodedRows
-from bertwright.errors import CheckpointError
-from bertwright.files import read_json, write_json
-from bertwright.methods.distil.teacher_cache import teacher_hash
+from bertwright.methods.phases import claim_folder, split_training
 from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.methods.replace.theseus import (
     Theseus,
@@ -24,10 +21,9 @@ from bertwright.tasks import Task, find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import TrainResult, train
 
-__all__ = ["replace_layers", "split_training", "train_theseus"]
+__all__ = ["replace_layers", "train_theseus"]
 
 REPLACE_DIR = "replace"
-FREE_TO_CHANGE = ("checkpoint_steps", "threads")
 
 
 def train_theseus(
@@ -75,44 +71,12 @@ def train_theseus(
         train_rows,
         eval_rows,
         task=task or find_task(teacher.task),
-        config=split_training(training, config)[1],
+        config=split_training(training, config.replace_share)[1],
         hooks=(),
         run_dir=run_dir,
         resume=resume,
     )
     return student, result
-
-
-def split_training(
-    training: TrainingConfig, config: TheseusConfig
-) -> tuple[TrainingConfig, TrainingConfig]:
-    """Return the options of the replacement and of the fine-tuning phase.
-
-    Epochs, steps and minutes are divided by `replace_share`; each phase has at least one step.
-    The replacement phase returns its last weights: its early scores are of unfinished successors.
-    """
-    share = config.replace_share
-    steps = training.max_steps
-    first = None if steps is None else max(1, round(steps * share))
-    rest = None if steps is None or first is None else max(1, steps - first)
-    minutes = training.minutes
-    replacing = dataclasses.replace(
-        training,
-        epochs=training.epochs * share,
-        max_steps=first,
-        minutes=None if minutes is None else minutes * share,
-        schedule=config.lr_schedule,
-        keep_best=False,
-        patience=None,
-        evals_per_epoch=1,
-    )
-    finetuning = dataclasses.replace(
-        training,
-        epochs=training.epochs * (1 - share),
-        max_steps=rest,
-        minutes=None if minutes is None else minutes * (1 - share),
-    )
-    return replacing, finetuning
 
 
 def replace_layers(
@@ -134,8 +98,15 @@ def replace_layers(
     refuse_unknown_pieces(teacher, train_rows)
     folder = Path(run_dir) / REPLACE_DIR
     done = folder / "model"
-    replacing = split_training(training, config)[0]
-    _claim_folder(folder, resume, teacher, train_rows, config, replacing)
+    replacing = split_training(training, config.replace_share, config.lr_schedule)[0]
+    claim_folder(
+        folder,
+        resume=resume,
+        model=teacher,
+        train_rows=train_rows,
+        options=config_to_dict(config),
+        training=replacing,
+    )
     if done.exists():
         return TaskModel.load(done)
     model = copy.deepcopy(teacher)
@@ -154,37 +125,3 @@ def replace_layers(
     student.save(done)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return student
-
-
-def _claim_folder(
-    folder: Path,
-    resume: bool,
-    teacher: TaskModel,
-    train_rows: EncodedRows,
-    config: TheseusConfig,
-    training: TrainingConfig,
-) -> None:
-    """Empty the folder for a new run, or check that what is in it is of this very run.
-
-    Raises:
-        CheckpointError: resuming, and the earlier part was made otherwise.
-    """
-    options = config_to_dict(training)
-    made_with = {
-        "the teacher": teacher_hash(teacher),
-        "the training rows": train_rows.fingerprint,
-        "the method's options": config_to_dict(config),
-        "the training options": {k: v for k, v in options.items() if k not in FREE_TO_CHANGE},
-    }
-    record = folder / "made_with.json"
-    if resume and record.exists():
-        before = read_json(record)
-        changed = [name for name, value in made_with.items() if before.get(name) != value]
-        if changed:
-            raise CheckpointError(
-                f"cannot resume {folder.parent}: {' and '.join(changed)} changed since it began",
-                hint="give the same as before, or start again without --resume",
-            )
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    write_json(record, made_with)
