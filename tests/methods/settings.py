@@ -18,8 +18,10 @@ from bertwright.methods.distil.transfer_set import TransferSetConfig
 from bertwright.methods.exit.early_exit import EarlyExitConfig
 from bertwright.methods.finetune.layer_drop import LayerDropConfig
 from bertwright.methods.prune.embedding_factors import EmbeddingFactorsConfig
+from bertwright.methods.prune.gradual import GradualPruningConfig
 from bertwright.methods.prune.heads import HeadPruningConfig
 from bertwright.methods.prune.layers import LayerPruningConfig
+from bertwright.methods.prune.learned import LearnedGatesConfig
 from bertwright.methods.prune.neurons import NeuronPruningConfig
 from bertwright.methods.prune.vocabulary import VocabularyTrimmingConfig
 from bertwright.methods.prune.width import WidthPruningConfig
@@ -66,6 +68,13 @@ SETTINGS: dict[str, Setting] = {
     "head_pruning": Setting(HeadPruningConfig(), HeadPruningConfig(by="random", seed=1)),
     "neuron_pruning": Setting(
         NeuronPruningConfig(multiple=8), NeuronPruningConfig(by="magnitude", multiple=8)
+    ),
+    "gradual_pruning": Setting(
+        GradualPruningConfig(heads=0.5, multiple=8, times=3),
+        GradualPruningConfig(neurons=0.25, multiple=8),
+    ),
+    "learned_gates": Setting(
+        LearnedGatesConfig(neurons=0.5, multiple=8), LearnedGatesConfig(gate_lr=1.0)
     ),
     "width_pruning": Setting(
         WidthPruningConfig(multiple=8), WidthPruningConfig(by="random", multiple=8, seed=1)

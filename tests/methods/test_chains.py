@@ -27,16 +27,20 @@ from bertwright.methods.distil.student_init import init_student
 from bertwright.methods.distil.train import train_distilled
 from bertwright.methods.finetune.layer_drop import LayerDrop, LayerDropConfig
 from bertwright.methods.prune.embedding_factors import EmbeddingFactors, EmbeddingFactorsConfig
+from bertwright.methods.prune.gradual import GradualPruningConfig
 from bertwright.methods.prune.heads import HeadPruning, HeadPruningConfig
 from bertwright.methods.prune.layers import LayerPruning, LayerPruningConfig
 from bertwright.methods.prune.neurons import NeuronPruning, NeuronPruningConfig
+from bertwright.methods.prune.train import train_pruned
 from bertwright.methods.prune.vocabulary import VocabularyTrimming, VocabularyTrimmingConfig
 from bertwright.methods.prune.width import WidthPruning, WidthPruningConfig
 from bertwright.methods.quantize.int8 import simulate_int8
+from bertwright.methods.quantize.qat import Qat, QatConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
+from bertwright.models.widths import widths_of
 from bertwright.tasks import find_task
 from bertwright.training.loop import train
 from methods.cases import (
@@ -117,6 +121,21 @@ class Chain:
             run_dir=self.place("run"),
         )
         return self.kept(student)
+
+    def gradually(self, model: TaskModel, teacher: TaskModel) -> TaskModel:
+        narrow, _ = train_pruned(
+            model,
+            teacher,
+            tiny_rows(model, 96),
+            None,
+            config=GradualPruningConfig(heads=0.5, neurons=0.5, multiple=8, times=3),
+            methods=[SOFT],
+            training=tiny_training(max_steps=20, lr=3e-3, batch_size=16),
+            run_dir=self.place("run"),
+            cache_folder=self.folder / "caches",
+        )
+        assert narrow.num_parameters < model.num_parameters
+        return self.kept(narrow)
 
     def pruned(self, maker: Any, model: TaskModel) -> TaskModel:
         smaller = maker.apply(model, tiny_rows(model, 96), TASK)
@@ -204,10 +223,10 @@ def layer_drop_then_cut_then_trim(chain: Chain) -> TaskModel:
     return trimmed
 
 
-def factors_then_trim(chain: Chain) -> TaskModel:
+def factors_then_gradually_then_trim(chain: Chain) -> TaskModel:
     teacher = chain.kept(trained_teacher())
     thin = chain.pruned(EmbeddingFactors(EmbeddingFactorsConfig(rank=8)), teacher)
-    return chain.trimmed(chain.distil(thin, teacher))
+    return chain.trimmed(chain.gradually(thin, teacher))
 
 
 def small_student_then_trim(chain: Chain) -> TaskModel:
@@ -237,7 +256,7 @@ CHAINS: list[Callable[[Chain], TaskModel]] = [
     prune_heads_then_distil,
     theseus_then_heads_then_distil,
     layer_drop_then_cut_then_trim,
-    factors_then_trim,
+    factors_then_gradually_then_trim,
     small_student_then_trim,
     everything,
 ]
@@ -263,6 +282,24 @@ def test_the_chain_ends_in_onnx_runtime(steps, tmp_path):
 def test_the_chain_ends_in_every_engine(steps, spec, tmp_path):
     chain = Chain(tmp_path)
     chain.compiled(steps(chain), spec)
+
+
+def test_theseus_then_heads_then_rounding_ends_in_real_int8(tmp_path):
+    chain = Chain(tmp_path)
+    shallow = chain.theseus(chain.kept(trained_teacher()))
+    narrow = chain.pruned(HeadPruning(HeadPruningConfig(share=0.5)), shallow)
+    train(
+        narrow,
+        tiny_rows(narrow, 96),
+        None,
+        task=TASK,
+        config=tiny_training(max_steps=30, lr=3e-3, batch_size=16),
+        hooks=[Qat(QatConfig(decay=0.5))],
+        run_dir=chain.place("run"),
+    )
+    rounded = chain.kept(narrow)
+    assert rounded.ranges is not None and widths_of(rounded.encoder).heads == (2, 2)
+    chain.compiled(rounded, "openvino:int8")
 
 
 def test_a_quantized_model_may_teach(tmp_path):

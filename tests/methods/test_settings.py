@@ -28,6 +28,7 @@ from bertwright.methods.distil.transfer_set import (
     TransferSetConfig,
     write_transfer_set,
 )
+from bertwright.methods.prune.train import train_pruned
 from bertwright.methods.quantize.int8 import simulate_int8
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
@@ -51,10 +52,13 @@ from methods.settings import SETTINGS
 
 NAMES = sorted(SETTINGS)
 PRUNING = ["embedding_factors", "head_pruning", "neuron_pruning", "width_pruning"]
+IN_TRAINING = ["gradual_pruning", "learned_gates"]
 NOT_STOCK = {
     "early_exit": "early exits",
     "embedding_factors": "two factors",
+    "gradual_pruning": "no configuration",
     "head_pruning": "no configuration",
+    "learned_gates": "no configuration",
     "small_student": "no classification head",
     "width_pruning": "narrower than the heads",
 }
@@ -71,6 +75,7 @@ TRAINED = [
     "theseus",
     "transfer_set",
     *PRUNING,
+    *IN_TRAINING,
     *FINETUNED,
 ]
 
@@ -87,6 +92,9 @@ def run_method(
     if isinstance(config, TheseusConfig):
         arguments = {"config": config, "training": options, "run_dir": folder, "resume": resume}
         return train_theseus(teacher, rows, rows, **arguments)[0]
+    if name in IN_TRAINING:
+        arguments = {"config": config, "training": options, "run_dir": folder, "resume": resume}
+        return train_pruned(teacher, None, rows, rows, **arguments)[0]
     if name == "int8_ptq":
         return find_method(name).apply(config).apply(teacher)
     if name == "vocabulary_trimming":
@@ -199,7 +207,7 @@ def test_trains_with_falling_loss_and_the_options_matter(name, tmp_path):
     assert len(losses) >= 4 and all(loss == loss and loss >= 0 for loss in losses)
     half = len(losses) // 2
     assert sum(losses[half:]) / len(losses[half:]) < sum(losses[:half]) / half
-    whole = name in (*PRUNING, *FINETUNED)
+    whole = name in (*PRUNING, *IN_TRAINING, *FINETUNED)
     assert student.roles.num_layers == (4 if whole else 2) and not student.training
     other = run_method(name, tmp_path / "other", epochs=6, other=True)
     assert not same_weights(weights(student), weights(other))

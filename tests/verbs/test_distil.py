@@ -81,6 +81,22 @@ def test_a_student_may_be_narrow_at_the_teachers_depth_or_below(teacher, data, t
 
 
 @pytest.mark.parametrize(
+    ("methods", "widths"),
+    [
+        (("gradual_pruning:heads=0.5,neurons=0.5,multiple=8",), LayerWidths((2,) * 4, (24,) * 4)),
+        (("soft_targets", "learned_gates:heads=1,neurons=0.5,multiple=48"), None),
+    ],
+)
+def test_heads_and_neurons_may_leave_while_it_learns(teacher, data, tmp_path, methods, widths):
+    result = distil(teacher, data, tmp_path / "a", layers=None, method=methods, max_steps=8)
+    student = bertwright.load(str(tmp_path / "a"))
+    assert widths_of(student.encoder) == (widths or LayerWidths((4,) * 4, (48,) * 4))
+    assert result.steps == 4 and (tmp_path / "a/prune/metrics.jsonl").exists()
+    soft = "soft_targets/hard" in (tmp_path / "a/metrics.jsonl").read_text()
+    assert soft == (methods[0] == "soft_targets")
+
+
+@pytest.mark.parametrize(
     ("changed", "words"),
     [
         ({"layers": None}, "no size of its own"),
@@ -98,6 +114,11 @@ def test_a_student_may_be_narrow_at_the_teachers_depth_or_below(teacher, data, t
         ({"method": ["int8_ptq"]}, "int8_ptq"),
         ({"method": ["qat"]}, "not how it learns"),
         ({"method": ["theseus:num_layers=1"]}, "--layers says 2"),
+        ({"heads": "0.5", "method": ["gradual_pruning"]}, "says itself how many"),
+        ({"start": "minilm", "method": ["learned_gates"]}, "knows the task"),
+        ({"method": ["gradual_pruning", "learned_gates"]}, "in one way only"),
+        ({"method": ["gradual_pruning:neurons=1.0"]}, "nothing is to be taken out"),
+        ({"method": ["theseus", "gradual_pruning"]}, "no other method"),
     ],
 )
 def test_what_cannot_be_done_is_refused(teacher, data, tmp_path, changed, words):

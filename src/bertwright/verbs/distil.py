@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.methods.distil.teacher_source import TeacherSource
 from bertwright.methods.distil.train import train_distilled
+from bertwright.methods.prune.train import PRUNING_IN_TRAINING, train_pruned
 from bertwright.methods.quantize.qat import QatConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
@@ -60,6 +62,11 @@ EXAMPLES = (
         "--teacher runs/mine --heads 0.5 --neurons 0.25 --data train.csv --out runs/narrow",
     ),
     (
+        "the same little by little, while it learns from its teacher",
+        "--teacher runs/mine --method gradual_pruning:heads=0.5,neurons=0.25 "
+        "--method soft_targets --data train.csv --out runs/narrow",
+    ),
+    (
         "more to learn from: texts without labels, and four made of each row",
         "--teacher runs/mine --layers 2 --data train.csv --more-text logs.jsonl --generate 4 "
         "--out runs/more",
@@ -96,6 +103,7 @@ GROUPS = {
 }
 CONTROL = "none"
 DEFAULT_METHOD = "soft_targets"
+PRUNING_NAMES = ("gradual_pruning", "learned_gates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +165,8 @@ class DistilConfig:
     method: tuple[str, ...] = ()
     """How it learns, NAME or NAME:key=value,key=value; may be given several times: soft_targets
     (taken when none is given), hidden_matching, relations, theseus, or none for training on labels
-    alone; qat beside another one rounds as int8 will (`docs/int8.md`).
+    alone; gradual_pruning and learned_gates take heads and neurons out meanwhile, beside another
+    one or by labels alone; qat beside another one rounds as int8 will (`docs/int8.md`).
     `bertwright methods NAME` shows a method's options."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     out: str
@@ -169,6 +178,7 @@ class DistilConfig:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
         generator_of(self)
         self._check_size()
+        self._check_pruning()
         self._check_theseus()
         if self.teacher_column and (self.more_text or self.generate):
             raise ConfigError(
@@ -185,7 +195,8 @@ class DistilConfig:
                 hint="leave --layers, --layer-choice, --heads, --neurons, --width, --embeddings "
                 "and --start out",
             )
-        if self.layers is None and not (narrow or self.student or self.start):
+        sized = narrow or self.student or self.start or self._names(PRUNING_NAMES)
+        if self.layers is None and not sized:
             raise ConfigError(
                 "the student has no size of its own",
                 hint="--layers, --heads, --neurons, --width, --embeddings, --start or --student",
@@ -198,8 +209,28 @@ class DistilConfig:
             )
         require(self.layers is None or self.layers >= 1, "layers", self.layers, "at least 1")
 
+    def _names(self, names: Sequence[str]) -> str | None:
+        """Return the first of these methods that is given."""
+        given = (spec.partition(":")[0].strip() for spec in self.method)
+        return next((name for name in given if name in names), None)
+
+    def _check_pruning(self) -> None:
+        name = self._names(PRUNING_NAMES)
+        if name is None:
+            return
+        if self.heads is not None or self.neurons is not None:
+            raise ConfigError(
+                f"--method {name} says itself how many heads and neurons stay",
+                hint=f"leave --heads and --neurons out, and give {name}:heads=0.5,neurons=0.5",
+            )
+        if self.student or self.start:
+            raise ConfigError(
+                f"--method {name} takes heads and neurons out of a model that knows the task",
+                hint="leave --student and --start out",
+            )
+
     def _check_theseus(self) -> None:
-        if not any(spec.partition(":")[0].strip() == "theseus" for spec in self.method):
+        if self._names(("theseus",)) is None:
             return
         if pruning_methods(self) or self.student or self.start:
             raise ConfigError(
@@ -240,7 +271,8 @@ def distil(config: DistilConfig) -> TrainedResult:
         (rows, eval_rows), parent, task, long_rows=config.long_rows
     )
     student = new_student(config, parent, layers, encoded, task)
-    source = teacher_of(config, teachers, parent, task, rows, encoded) if methods else teacher
+    asked = any(not isinstance(method, PRUNING_IN_TRAINING) for method in methods)
+    source = teacher_of(config, teachers, parent, task, rows, encoded) if asked else teacher
     student, result = _train(config, methods, student, source, encoded, encoded_eval, run_dir)
     student.lineage = {
         "base_model": parent.lineage.get("base_model"),
@@ -272,7 +304,8 @@ def _read_methods(config: DistilConfig) -> list[Any]:
         )
     for spec, method in zip(specs, methods, strict=True):
         kind = find_method(type(method)).card.kind
-        if kind not in ("distil", "replace") and not isinstance(method, QatConfig):
+        besides = isinstance(method, (QatConfig, *PRUNING_IN_TRAINING))
+        if kind not in ("distil", "replace") and not besides:
             raise ConfigError(f"--method {spec}: a {kind} method does not make students")
         given = getattr(method, "num_layers", config.layers)
         if given != config.layers:
@@ -282,6 +315,8 @@ def _read_methods(config: DistilConfig) -> list[Any]:
             "--method qat says how the student rounds, not how it learns",
             hint=f"add --method {DEFAULT_METHOD}, or give it to `bertwright finetune`",
         )
+    if sum(isinstance(method, PRUNING_IN_TRAINING) for method in methods) > 1:
+        raise ConfigError("--method: heads and neurons can leave in one way only", hint="name one")
     return methods
 
 
@@ -320,4 +355,9 @@ def _train(
     if isinstance(methods[0], TheseusConfig):
         assert isinstance(source, TaskModel)
         return train_theseus(source, rows, eval_rows, config=methods[0], **options)
+    pruning = [method for method in methods if isinstance(method, PRUNING_IN_TRAINING)]
+    others = [method for method in methods if method not in pruning]
+    if pruning:
+        options |= {"config": pruning[0], "methods": others}
+        return train_pruned(student, source if others else None, rows, eval_rows, **options)
     return student, train_distilled(student, source, rows, eval_rows, methods=methods, **options)

@@ -115,6 +115,7 @@ def train_distilled(
     eval_rows: EncodedRows | None,
     *,
     methods: Sequence[Any] = (SoftTargetsConfig(),),
+    hooks: Sequence[Hook] = (),
     training: TrainingConfig,
     run_dir: str | Path,
     task: Task | None = None,
@@ -131,6 +132,7 @@ def train_distilled(
         train_rows: tokenised rows with labels.
         eval_rows: rows to evaluate on, or None.
         methods: configs of distillation methods, each at most once.
+        hooks: what else takes part.
         training: how long and how.
         run_dir: gets metrics and checkpoints.
         task: default: the one that the student names.
@@ -156,7 +158,7 @@ def train_distilled(
         eval_rows,
         task=task or find_task(student.task),
         config=training,
-        hooks=distil_hooks(methods, source),
+        hooks=[*distil_hooks(methods, source), *hooks],
         run_dir=Path(run_dir),
         resume=resume,
         pause_at=pause_at,

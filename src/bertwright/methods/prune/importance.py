@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.tokenise import EncodedRows
+from bertwright.methods.prune.gates import Gates
 from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.models.modes import eval_mode
-from bertwright.models.roles import Roles
 from bertwright.models.task_model import TaskModel
-from bertwright.models.widths import why_heads_stay, why_neurons_stay, widths_of
 from bertwright.tasks.forward import forward_batches
 from bertwright.tasks.objective import Objective
 
@@ -28,7 +27,9 @@ __all__ = [
     "RowGates",
     "Scope",
     "choose_kept",
+    "counts_of_best",
     "gate_gradients",
+    "keep_best",
     "mean_gradients",
     "neuron_activations",
     "neuron_magnitudes",
@@ -64,7 +65,7 @@ def gate_gradients(
     Source: Michel, Levy, Neubig 2019, arXiv:1905.10650 (heads); Molchanov et al. 2017,
     arXiv:1611.06440 (neurons).
     """
-    means = mean_gradients(model, rows, task, _Gates(model.roles), batch_tokens=batch_tokens)
+    means = mean_gradients(model, rows, task, Gates(model.roles), batch_tokens=batch_tokens)
     return Importance(heads=means.get("heads"), neurons=means.get("neurons"))
 
 
@@ -125,63 +126,6 @@ def _without_gradients(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-class _Gates:
-    """Gates before the output projections of all layers, one a row and head or neuron."""
-
-    def __init__(self, roles: Roles) -> None:
-        self._roles = roles
-        self._handles: list[Any] = []
-        self._gates: dict[str, list[Tensor]] = {}
-        self._places: dict[str, list[Any]] = {}
-        widths = widths_of(roles.encoder)
-        self._counts = {"heads": widths.heads, "neurons": widths.neurons}
-        for what, role, reason in (
-            ("heads", "attention_output", why_heads_stay(roles)),
-            ("neurons", "ffn_out", why_neurons_stay(roles)),
-        ):
-            if reason is None:
-                self._places[what] = [roles.part(i, role) for i in range(roles.num_layers)]
-
-    def __enter__(self) -> _Gates:
-        for what, places in self._places.items():
-            for index, place in enumerate(places):
-
-                def gate(
-                    module: nn.Module, args: tuple[Any, ...], what: str = what, index: int = index
-                ) -> tuple[Any, ...]:
-                    return (self._gated(args[0], self._gates[what][index]), *args[1:])
-
-                self._handles.append(place.register_forward_pre_hook(gate))
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def open(self, num_rows: int) -> None:
-        """Make new gates of 1 for the rows of a batch."""
-        self._gates = {
-            what: [
-                torch.ones(num_rows, count, device=place.weight.device, requires_grad=True)
-                for place, count in zip(places, self._counts[what] or (), strict=True)
-            ]
-            for what, places in self._places.items()
-        }
-
-    def gradients(self) -> dict[str, list[Tensor]]:
-        """Return the sum over the rows of the gradients' absolute values."""
-        return {
-            what: [gate.grad.abs().sum(dim=0) for gate in gates if gate.grad is not None]
-            for what, gates in self._gates.items()
-        }
-
-    def _gated(self, states: Tensor, gate: Tensor) -> Tensor:
-        """Return [B, L, D] (or [L, B, D]) times the gates [B, N], D / N features each."""
-        wide = gate.repeat_interleave(states.shape[-1] // gate.shape[1], dim=1)
-        by_token = wide.unsqueeze(0 if self._roles.record.length_first else 1)
-        return states * by_token.to(states.dtype)
 
 
 def neuron_magnitudes(model: TaskModel) -> Importance:
@@ -249,9 +193,23 @@ def choose_kept(
         Layer -> numbers of what is kept, increasing.
     """
     if scope == "global":
-        counts = _global_counts(scores, share)
+        alike = [one / one.norm().clamp(min=torch.finfo(one.dtype).tiny) for one in scores]
+        counts: Sequence[float] = counts_of_best(alike, share)
     else:
         counts = [share * len(one) for one in scores]
+    return keep_best(scores, counts, multiple=multiple)
+
+
+def keep_best(
+    scores: Sequence[Tensor], counts: Sequence[float], *, multiple: int = 1
+) -> dict[int, list[int]]:
+    """Return, by layer, the places of so many highest scores, increasing.
+
+    Args:
+        scores: K of [N].
+        counts: of each layer; rounded up to a `multiple`, at least one, at most all.
+        multiple: see `choose_kept`.
+    """
     kept: dict[int, list[int]] = {}
     for index, (one, count) in enumerate(zip(scores, counts, strict=True)):
         rounded = multiple * max(1, -(-round(count, 6) // multiple))
@@ -260,11 +218,11 @@ def choose_kept(
     return kept
 
 
-def _global_counts(scores: Sequence[Tensor], share: float) -> list[float]:
-    alike = [one / one.norm().clamp(min=torch.finfo(one.dtype).tiny) for one in scores]
-    everything = torch.cat(alike)
+def counts_of_best(scores: Sequence[Tensor], share: float) -> list[int]:
+    """Return how many of the highest scores, that share of all layers', each layer has."""
+    everything = torch.cat(list(scores))
     num_kept = max(1, round(share * len(everything)))
     best = everything.argsort(descending=True, stable=True)[:num_kept]
     ends = torch.tensor([len(one) for one in scores]).cumsum(dim=0)
     layers = torch.bucketize(best.cpu(), ends, right=True)
-    return [float((layers == index).sum()) for index in range(len(scores))]
+    return [int((layers == index).sum()) for index in range(len(scores))]
