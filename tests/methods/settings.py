@@ -27,6 +27,7 @@ from bertwright.methods.prune.vocabulary import VocabularyTrimmingConfig
 from bertwright.methods.prune.width import WidthPruningConfig
 from bertwright.methods.quantize.int8 import Int8Config
 from bertwright.methods.quantize.qat import QatConfig
+from bertwright.methods.quantize.static_ranges import StaticRangesConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 
 __all__ = ["SETTINGS", "Setting"]
@@ -92,5 +93,8 @@ SETTINGS: dict[str, Setting] = {
         VocabularyTrimmingConfig(), VocabularyTrimmingConfig(characters=False)
     ),
     "qat": Setting(QatConfig(), QatConfig(decay=0.5, tables=False)),
+    "static_ranges": Setting(
+        StaticRangesConfig(), StaticRangesConfig(by="mse", smooth=0.5, rows=20)
+    ),
     "int8_ptq": Setting(Int8Config(), Int8Config(granularity="per-tensor", embeddings=True)),
 }

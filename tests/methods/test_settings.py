@@ -97,7 +97,7 @@ def run_method(
         return train_pruned(teacher, None, rows, rows, **arguments)[0]
     if name == "int8_ptq":
         return find_method(name).apply(config).apply(teacher)
-    if name == "vocabulary_trimming":
+    if name in ("vocabulary_trimming", "static_ranges"):
         return find_method(name).apply(config).apply(teacher, rows)
     if name == "layer_pruning":
         return find_method(name).apply(config).apply(teacher, rows, find_task("classify"))

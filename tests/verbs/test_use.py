@@ -175,8 +175,26 @@ def test_an_exported_engine_answers_as_the_model_does(teacher, data, tmp_path, f
     assert agree >= (1.0 if precision == "fp32" else 0.95)
 
 
+@pytest.mark.parametrize("ranges", ["percentile:percentile=99.9", "mse:smooth=0.5,rows=50"])
+def test_int8_by_ranges_that_are_found_on_rows(teacher, data, tmp_path, ranges):
+    pytest.importorskip("openvino")
+    result = bertwright.export(
+        **{"model": str(teacher), "format": "openvino", "precision": "int8"},
+        **{"ranges": ranges, "data": data["train"], "out": str(tmp_path / "served")},
+    )
+    assert result.parity["num_rows"] > 0
+    assert json.loads((tmp_path / "served/artifact.json").read_text())["quantized"]
+    mine = bertwright.predict(model=str(teacher), input=data["test"]).rows
+    theirs = bertwright.predict(model=str(tmp_path / "served"), input=data["test"]).rows
+    agree = np.mean([a["label"] == b["label"] for a, b in zip(mine, theirs, strict=True)])
+    assert agree >= 0.95
+
+
 def test_export_refuses_what_makes_no_sense(tmp_path):
     for options, words in (
+        ({"format": "onnx", "precision": "int8", "ranges": "mse"}, "OpenVINO's int8"),
+        ({"format": "openvino", "precision": "int8", "ranges": "entropy"}, "entropy"),
+        ({"format": "openvino", "precision": "int8", "ranges": "mse:smooth=2"}, "smooth"),
         ({"format": "transformers", "precision": "int8"}, "written in fp32"),
         ({"format": "openvino", "precision": "int8"}, "needs --data"),
         ({"format": "onx"}, "did you mean 'onnx'?"),

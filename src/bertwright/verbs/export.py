@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from bertwright.config import require
+from bertwright.config import config_from_strings, require
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb
+from bertwright.methods.quantize.static_ranges import StaticRanges, StaticRangesConfig
 from bertwright.models.export import export_transformers
 from bertwright.models.multi import head_folder
 from bertwright.models.sentence_transformers import export_sentence_transformers
 from bertwright.models.task_model import TaskModel
+from bertwright.registry import split_spec
 from bertwright.tasks import find_task
 from bertwright.verbs.common import DataConfig, read_rows, saved_task
 
@@ -36,11 +40,16 @@ EXAMPLES = (
         "the fastest on most processors",
         "--model runs/small --format openvino --precision int8 --data train.csv --out served",
     ),
+    (
+        "where int8 costs score: another way to find the ranges",
+        "--model runs/small --format openvino --precision int8 --ranges mse:smooth=0.5 "
+        "--data train.csv --out served",
+    ),
     ("the most portable", "--model runs/small --format onnx --out served-onnx"),
 )
 GROUPS = {
     "What you give": ("model", "head", "data", "eval_data", "reading"),
-    "Output": ("format", "precision", "tolerance_points", "threads", "out"),
+    "Output": ("format", "precision", "ranges", "tolerance_points", "threads", "out"),
 }
 ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
 
@@ -67,6 +76,10 @@ class ExportConfig:
     eval_data: str | None = None
     """Labelled rows on which an int8 export must hold its score. Without it, a tenth of --data."""
     reading: DataConfig = field(default_factory=lambda: DataConfig(max_rows=2000))
+    ranges: str | None = None
+    """How OpenVINO's int8 finds the ranges of activations: min-max, percentile or mse, with options
+    percentile:percentile=99.9,smooth=0.5 (`bertwright methods static_ranges`). Without it those
+    that training with qat learned, or by NNCF."""
     tolerance_points: float = 0.5
     """Most points (hundredths) of the score that int8 may cost; beyond, the worst layers stay in
     higher precision, or the export is refused."""
@@ -82,11 +95,31 @@ class ExportConfig:
                 f"--precision {self.precision}: a {self.format} folder is written in fp32",
                 hint="--format onnx or openvino",
             )
+        if self.ranges is not None:
+            static_ranges(self.ranges)
+            if (self.format, self.precision) != ("openvino", "int8"):
+                raise ConfigError(
+                    f"--ranges {self.ranges} is for OpenVINO's int8",
+                    hint="--format openvino --precision int8, or leave it out",
+                )
         if self.precision == "int8" and self.data.startswith("builtin"):
             raise ConfigError(
                 "--precision int8 needs --data: labelled rows like those it will meet",
                 hint="give the training file",
             )
+
+
+def static_ranges(spec: str) -> StaticRanges:
+    """Return what finds the ranges as `--ranges` says.
+
+    Raises:
+        ConfigError: there is no such way, or an option is unknown or out of range.
+    """
+    by, options = split_spec(spec, "--ranges")
+    source = f"--ranges {spec}"
+    return StaticRanges(
+        config_from_strings(StaticRangesConfig, {"by": by, **options}, source=source)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +189,19 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
         cut = max(1, len(rows) // 10)
         dev, rows = rows.select(sorted(order[:cut])), rows.select(sorted(order[cut:]))
     encoded = encode(rows)
-    artifact = compile_model(
-        source,
-        EngineSpec.parse(f"{ENGINE_OF[config.format]}:{config.precision}"),
-        out,
-        calibration=encoded if quantized else None,
-        parity=encoded.select(range(min(len(encoded), 256))),
-        dev=encode(dev) if dev is not None else None,
-        tolerance_points=config.tolerance_points,
-        threads=config.threads,
-    )
+    with contextlib.ExitStack() as stack:
+        if config.ranges is not None:
+            model = static_ranges(config.ranges).apply(model, encoded)
+            source = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+            model.save(source)
+        artifact = compile_model(
+            source,
+            EngineSpec.parse(f"{ENGINE_OF[config.format]}:{config.precision}"),
+            out,
+            calibration=encoded if quantized else None,
+            parity=encoded.select(range(min(len(encoded), 256))),
+            dev=encode(dev) if dev is not None else None,
+            tolerance_points=config.tolerance_points,
+            threads=config.threads,
+        )
     return dict(artifact.parity)

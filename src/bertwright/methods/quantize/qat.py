@@ -28,6 +28,7 @@ __all__ = [
     "Qat",
     "QatConfig",
     "move_range",
+    "refuse_unknown_inputs",
     "round_inputs",
     "round_rows",
     "rounding",
@@ -121,7 +122,8 @@ class FakeQuantization:
             UnsupportedFamilyError: inputs of this family's matrix products are not known here.
             UsageError: the model has been quantized, or has factorised embeddings.
         """
-        _refuse(model)
+        refuse_quantized(model, "it cannot be trained")
+        refuse_unknown_inputs(model, "training with rounding")
         self._layers: dict[str, _RoundedLinear] = {}
         self._tables: dict[str, _RoundedTable] = {}
         for path, module in model.named_modules():
@@ -164,20 +166,25 @@ class FakeQuantization:
         self._layers, self._tables = {}, {}
 
 
-def _refuse(model: TaskModel) -> None:
-    refuse_quantized(model, "it cannot be trained")
+def refuse_unknown_inputs(model: TaskModel, what: str) -> None:
+    """Check that what enters the matrix products of the model is known.
+
+    Raises:
+        UnsupportedFamilyError: not of this family; `what` cannot be done.
+        UsageError: it has factorised embeddings.
+    """
     family = model.roles.family
     if family not in _FAMILIES:
         reason = _REASONS.get(family, "what enters its matrix products was not tried here")
         raise UnsupportedFamilyError(
-            f"no training with rounding for {family}: {reason}",
+            f"no {what} for {family}: {reason}",
             hint=f"families with it: {', '.join(_FAMILIES)}; int8 after training works for all",
         )
     words = model.encoder.get_input_embeddings()
     if type(words) is not nn.Embedding:
         raise UsageError(
-            f"the word embeddings are a {type(words).__name__}, which is not trained with rounding",
-            hint="leave --embeddings or --method qat out",
+            f"no {what}: the word embeddings are a {type(words).__name__}",
+            hint="leave --embeddings out, or this",
         )
 
 
