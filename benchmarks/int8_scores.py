@@ -56,6 +56,7 @@ EXPORTS = {
     "openvino-bf16": ("openvino", "bf16", {}),
     "openvino-int8": ("openvino", "int8", ANY_DROP),
     "openvino-int8-repaired": ("openvino", "int8", {}),
+    "openvino-int8-tables-4": ("openvino", "int8", ANY_DROP | {"table-bits": 4}),
     "openvino-int8-min-max": ("openvino", "int8", ANY_DROP | {"ranges": "min-max"}),
     "openvino-int8-percentile": ("openvino", "int8", ANY_DROP | {"ranges": "percentile"}),
     "openvino-int8-mse": ("openvino", "int8", ANY_DROP | {"ranges": "mse"}),

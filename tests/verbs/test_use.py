@@ -160,15 +160,25 @@ def test_a_stock_export_gives_the_same_logits(teacher, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "precision"), [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "fp32")]
+    ("form", "precision", "more"),
+    [
+        ("onnx", "fp32", {}),
+        ("onnx", "int8", {}),
+        ("onnx", "int8", {"table_bits": "4"}),
+        ("openvino", "fp32", {}),
+    ],
 )
-def test_an_exported_engine_answers_as_the_model_does(teacher, data, tmp_path, form, precision):
+def test_an_exported_engine_answers_as_the_model_does(
+    teacher, data, tmp_path, form, precision, more
+):
     pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[form])
     out = tmp_path / "served"
     result = bertwright.export(
-        model=str(teacher), format=form, precision=precision, data=data["train"], out=str(out)
+        **{"model": str(teacher), "format": form, "precision": precision, "out": str(out)},
+        **{"data": data["train"], **more},
     )
     assert result.parity["num_rows"] > 0
+    assert result.table_bits == (int(more.get("table_bits", 8)) if precision == "int8" else None)
     mine = bertwright.predict(model=str(teacher), input=data["test"]).rows
     theirs = bertwright.predict(model=str(out), input=data["test"]).rows
     agree = np.mean([a["label"] == b["label"] for a, b in zip(mine, theirs, strict=True)])
@@ -194,6 +204,7 @@ def test_export_refuses_what_makes_no_sense(tmp_path):
     for options, words in (
         ({"format": "onnx", "precision": "int8", "ranges": "mse"}, "OpenVINO's int8"),
         ({"format": "openvino", "precision": "int8", "ranges": "entropy"}, "entropy"),
+        ({"format": "onnx", "table_bits": "4"}, "goes with --precision int8"),
         ({"format": "openvino", "precision": "int8", "ranges": "mse:smooth=2"}, "smooth"),
         ({"format": "transformers", "precision": "int8"}, "written in fp32"),
         ({"format": "openvino", "precision": "int8"}, "needs --data"),

@@ -22,6 +22,8 @@ def show(result: ExportResult, *, as_json: bool = False) -> int:
             f"{parity['mean_abs']:.2g} on average, {parity['max_abs']:.2g} at most; "
             f"{parity['label_agreement']:.1%} of the labels agree"
         )
+    if result.table_bits is not None:
+        remark(f"word embeddings in {result.table_bits} bits a number")
     remark(f"load it: {_how_to_load(result, out)}")
     return 0
 

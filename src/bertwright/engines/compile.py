@@ -6,13 +6,14 @@ does not is repaired by sparing parts of the model, or refused.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -58,6 +59,7 @@ from bertwright.errors import (
 from bertwright.files import atomic_dir, cache_dir, read_json
 from bertwright.models.encoder import find_model_dir, quiet_transformers
 from bertwright.models.exits import refuse_exits
+from bertwright.models.packed import pack_words
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import Task, find_task
 
@@ -78,6 +80,7 @@ def compile_model(
     parity: EncodedRows | None = None,
     dev: EncodedRows | None = None,
     tolerance_points: float = 0.5,
+    table_bits: Literal[8, 4] = 8,
     threads: int | None = None,
 ) -> Artifact:
     """Compile a saved TaskModel for an engine, check it against torch, and write the artifact.
@@ -97,6 +100,8 @@ def compile_model(
         parity: real rows to compare logits on; without them, random token ids.
         dev: labelled rows to score bf16 and int8 on.
         tolerance_points: how much score may be lost, in points (100 = everything).
+        table_bits: of the numbers of the word embeddings in int8; with 4 they have 8 all the same
+            where 4 would lose more score than that.
         threads: processor threads for the checks; None: as the engines choose.
 
     Raises:
@@ -127,7 +132,8 @@ def compile_model(
         bench = _Bench(
             engine=engine,
             spec=spec,
-            compiler=engine.make_compiler(model, spec.precision),
+            model=model,
+            table_bits=table_bits if spec.precision == "int8" else None,
             folder=folder,
             judge=judge,
             calibration=_draw(calibration),
@@ -135,6 +141,9 @@ def compile_model(
         )
         trial = bench.attempt(())
         allowed = judge.allowed_points(tolerance_points)
+        if table_bits == 4 and trial.drop_points > allowed:
+            bench = dataclasses.replace(bench, table_bits=8)
+            trial = bench.attempt(())
         if spec.precision == "fp32":
             _check_fp32(trial.extra.parity, spec)
         elif spec.precision == "int8":
@@ -272,7 +281,9 @@ class _Bench:
 
     engine: EngineModule
     spec: EngineSpec
-    compiler: Compiler
+    model: TaskModel
+    table_bits: int | None
+    """Of the word embeddings; None: not in int8."""
     folder: Path
     judge: _Judge
     calibration: Sequence[Batch]
@@ -280,10 +291,18 @@ class _Bench:
     written: tuple[str, ...] | None = None
     """Which parts the files now in the folder spare."""
 
+    @functools.cached_property
+    def compiler(self) -> Compiler:
+        """What writes the engine's files."""
+        model = pack_words(self.model) if self.table_bits == 4 else self.model
+        return self.engine.make_compiler(model, self.spec.precision)
+
     def attempt(self, kept: tuple[str, ...]) -> Trial:
         """Write the engine's files, open them, and compare with torch."""
         facts = self.compiler.write(self.folder, calibration=self.calibration, kept=kept)
         facts["precision"] = self.spec.precision
+        if self.table_bits is not None:
+            facts["table_bits"] = self.table_bits
         self.written = kept
         session = self.engine.open_artifact(self.folder, facts, threads=self.threads, streams=1)
         try:

@@ -23,10 +23,12 @@ from bertwright.engines.trace import (
     TracedModel,
     example_inputs,
     group_of,
+    is_in,
     layer_paths,
     tracing,
     with_inputs,
 )
+from bertwright.models.packed import packed_paths
 from bertwright.models.stream import saved_attention_width
 from bertwright.models.task_model import TaskModel
 from bertwright.models.widths import widths_of
@@ -66,6 +68,7 @@ class OnnxCompiler:
         }
         self._precision = precision
         self._paths = layer_paths(traced)
+        self._packed = packed_paths(traced)
 
     def groups(self) -> Sequence[str]:
         """Return the parts that can be left in higher precision."""
@@ -79,7 +82,9 @@ class OnnxCompiler:
             onnx.save_model(self._graph, folder / _FILE)
             return {**self._facts, "quantized": []}
         spared = [
-            node.name for node in self._graph.graph.node if _part_of(node, self._paths) in kept
+            node.name
+            for node in self._graph.graph.node
+            if _part_of(node, self._paths) in kept or is_in(node.name, self._packed)
         ]
         return {**self._facts, "quantized": _quantize(self._graph, folder / _FILE, spared)}
 

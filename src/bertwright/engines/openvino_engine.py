@@ -13,6 +13,7 @@ import io
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from bertwright.engines.trace import (
     TracedModel,
     example_inputs,
     group_of,
+    is_in,
     layer_paths,
     tracing,
     with_inputs,
 )
+from bertwright.models.packed import packed_paths
 from bertwright.models.task_model import TaskModel
 
 __all__ = [
@@ -73,7 +76,11 @@ class OpenVinoCompiler:
         self._graph = graph
         self._precision = precision
         self._paths = layer_paths(traced)
+        self._packed = packed_paths(traced)
         self._ranges = model.ranges
+        if model.ranges is not None:
+            tables = tuple(path for path in model.ranges.tables if path not in self._packed)
+            self._ranges = replace(model.ranges, tables=tables)
 
     def groups(self) -> Sequence[str]:
         """Return the parts that can be left in higher precision."""
@@ -103,7 +110,11 @@ class OpenVinoCompiler:
         import nncf
 
         nodes = [node.get_friendly_name() for node in self._graph.get_ordered_ops()]
-        spared = [name for name in nodes if group_of(name, self._paths) in kept]
+        spared = [
+            name
+            for name in nodes
+            if group_of(name, self._paths) in kept or is_in(name, self._packed)
+        ]
         ignored = nncf.IgnoredScope(names=spared, validate=False)
         names: list[str] = self._facts["inputs"]  # type: ignore[assignment]
         at_end: bool = self._facts["cls_at_end"]  # type: ignore[assignment]

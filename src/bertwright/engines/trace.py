@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "TracedModel",
     "example_inputs",
     "group_of",
+    "is_in",
     "layer_paths",
     "tracing",
     "with_inputs",
@@ -105,8 +106,13 @@ def layer_paths(model: TracedModel) -> dict[str, str]:
 
 def group_of(name: str, paths: dict[str, str]) -> str | None:
     """Return which part of `layer_paths` a graph node belongs to, by the path in its name."""
+    return next((part for part, path in paths.items() if is_in(name, [path])), None)
+
+
+def is_in(name: str, paths: Iterable[str]) -> bool:
+    """Return whether a graph node was traced from one of these modules, by the path in its name."""
     dotted = f".{name.replace('/', '.')}."
-    return next((part for part, path in paths.items() if f".{path}." in dotted), None)
+    return any(f".{path}." in dotted for path in paths)
 
 
 @contextlib.contextmanager

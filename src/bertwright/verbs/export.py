@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from bertwright.models.task_model import TaskModel
 from bertwright.registry import split_spec
 from bertwright.tasks import find_task
 from bertwright.verbs.common import DataConfig, read_rows, saved_task
+
+if TYPE_CHECKING:
+    from bertwright.engines.artifact import Artifact
 
 __all__ = ["EXAMPLES", "GROUPS", "ExportConfig", "ExportResult", "export"]
 
@@ -49,7 +52,7 @@ EXAMPLES = (
 )
 GROUPS = {
     "What you give": ("model", "head", "data", "eval_data", "reading"),
-    "Output": ("format", "precision", "ranges", "tolerance_points", "threads", "out"),
+    "Output": ("format", "precision", "ranges", "table_bits", "tolerance_points", "threads", "out"),
 }
 ENGINE_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
 
@@ -80,6 +83,9 @@ class ExportConfig:
     """How OpenVINO's int8 finds the ranges of activations: min-max, percentile or mse, with options
     percentile:percentile=99.9,smooth=0.5 (`bertwright methods static_ranges`). Without it those
     that training with qat learned, or by NNCF."""
+    table_bits: Literal["8", "4"] = "8"
+    """Bits a number of the word embeddings in int8. With 4 the file is smaller; where that costs
+    too much score they have 8 all the same."""
     tolerance_points: float = 0.5
     """Most points (hundredths) of the score that int8 may cost; beyond, the worst layers stay in
     higher precision, or the export is refused."""
@@ -102,6 +108,10 @@ class ExportConfig:
                     f"--ranges {self.ranges} is for OpenVINO's int8",
                     hint="--format openvino --precision int8, or leave it out",
                 )
+        if self.table_bits != "8" and self.precision != "int8":
+            raise ConfigError(
+                f"--table-bits {self.table_bits} goes with --precision int8", hint="or leave it out"
+            )
         if self.precision == "int8" and self.data.startswith("builtin"):
             raise ConfigError(
                 "--precision int8 needs --data: labelled rows like those it will meet",
@@ -134,6 +144,8 @@ class ExportResult:
     size_mb: float
     parity: dict[str, Any]
     """Differences of the logits on real rows; empty for `transformers`, which is the same code."""
+    table_bits: int | None = None
+    """Bits a number of the word embeddings; None where it is not int8."""
 
 
 def export(config: ExportConfig) -> ExportResult:
@@ -148,12 +160,14 @@ def export(config: ExportConfig) -> ExportResult:
         raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
     source = model_folder(head_folder(config.model, config.head))
     parity: dict[str, Any] = {}
+    table_bits = None
     if config.format == "transformers":
         export_transformers(source, out)
     elif config.format == "sentence-transformers":
         export_sentence_transformers(source, out)
     else:
-        parity = _compile(config, source, out)
+        artifact = _compile(config, source, out)
+        parity, table_bits = dict(artifact.parity), artifact.facts.get("table_bits")
     return ExportResult(
         out=out,
         format=config.format,
@@ -161,10 +175,11 @@ def export(config: ExportConfig) -> ExportResult:
         precision=config.precision,
         size_mb=folder_size_mb(out),
         parity=parity,
+        table_bits=table_bits,
     )
 
 
-def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
+def _compile(config: ExportConfig, source: Path, out: Path) -> Artifact:
     from bertwright.engines.base import EngineSpec
     from bertwright.engines.compile import compile_model
 
@@ -194,7 +209,7 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
             model = static_ranges(config.ranges).apply(model, encoded)
             source = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
             model.save(source)
-        artifact = compile_model(
+        return compile_model(
             source,
             EngineSpec.parse(f"{ENGINE_OF[config.format]}:{config.precision}"),
             out,
@@ -202,6 +217,6 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> dict[str, Any]:
             parity=encoded.select(range(min(len(encoded), 256))),
             dev=encode(dev) if dev is not None else None,
             tolerance_points=config.tolerance_points,
+            table_bits=4 if config.table_bits == "4" else 8,
             threads=config.threads,
         )
-    return dict(artifact.parity)
