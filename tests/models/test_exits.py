@@ -14,7 +14,8 @@ from bertwright.errors import CheckpointError, UnsupportedFamilyError, UsageErro
 from bertwright.models.build import build_task_model, copy_with_layers, copy_with_widths
 from bertwright.models.exits import EXITS, Exits, read_for_exit, refuse_exits, sureness
 from bertwright.models.export import export_transformers
-from bertwright.models.progressive import FAMILIES_IN_PARTS, answer_early
+from bertwright.models.in_parts import FAMILIES_IN_PARTS
+from bertwright.models.progressive import answer_early
 from bertwright.models.task_model import ModelConfig, TaskModel
 from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder
 

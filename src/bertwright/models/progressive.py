@@ -9,18 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import create_bidirectional_mask
 
-from bertwright.errors import UnsupportedFamilyError
 from bertwright.models.exits import Exits, read_for_exit
+from bertwright.models.in_parts import check_runs_in_parts, embed, mask_for_layers
 from bertwright.models.pooling import States
-from bertwright.models.roles import Roles
 from bertwright.models.task_model import TaskModel
 
-__all__ = ["FAMILIES_IN_PARTS", "EarlyAnswers", "answer_early", "check_runs_in_parts"]
-
-FAMILIES_IN_PARTS = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-"""Their encoders are embeddings and then layers that take states and one mask, and no more."""
+__all__ = ["EarlyAnswers", "answer_early"]
 
 
 @dataclass(frozen=True)
@@ -51,20 +46,6 @@ class _Batch:
         self.states = [state[stay] for state in self.states]
 
 
-def check_runs_in_parts(roles: Roles) -> None:
-    """Raise unless the encoder can be run one layer after the other from outside.
-
-    Raises:
-        UnsupportedFamilyError: it cannot, with the reason.
-    """
-    if roles.family not in FAMILIES_IN_PARTS:
-        raise UnsupportedFamilyError(
-            f"early exits: a layer of {roles.family} needs more than states and a mask, or its "
-            "encoder does more than run its layers, so it cannot be stopped between them",
-            hint=f"families that can: {', '.join(FAMILIES_IN_PARTS)}",
-        )
-
-
 def answer_early(
     model: TaskModel,
     input_ids: Tensor,
@@ -86,21 +67,21 @@ def answer_early(
     """
     exits, roles = model.exits, model.roles
     assert exits is not None, "the model has no exits"
-    check_runs_in_parts(roles)
-    first = _embed(roles, input_ids, token_type_ids)
+    check_runs_in_parts(roles, "early exits")
+    first = embed(roles, input_ids, token_type_ids)
     places = torch.arange(len(input_ids), device=input_ids.device)
     batch = _Batch(places, input_ids, attention_mask, [first])
     reads_layers = model.pooling is not None and model.pooling.reads_layers
     layers = torch.full_like(places, roles.num_layers)
     logits = first.new_empty(len(input_ids), model.outputs.count)
-    layer_mask = _mask_for_layers(roles, batch)
+    layer_mask = mask_for_layers(roles, batch.states[-1], batch.mask)
     for number, layer in enumerate(roles.layers, start=1):
         hidden = roles.hidden_of(roles.run_layers([layer], (batch.states[-1], layer_mask), {}))
         batch.states = [*batch.states, hidden] if reads_layers else [hidden]
         if number in exits.layers and _let_out(exits, number, batch, logits, layers):
             if not len(batch.places):
                 return EarlyAnswers(logits, layers)
-            layer_mask = _mask_for_layers(roles, batch)
+            layer_mask = mask_for_layers(roles, batch.states[-1], batch.mask)
     states = States(tuple(batch.states), batch.mask.bool(), batch.ids, model.rows_begin_at_0)
     output = model(batch.ids, batch.mask, read=model.read(states))
     logits[batch.places] = output.logits
@@ -117,18 +98,3 @@ def _let_out(exits: Exits, number: int, batch: _Batch, logits: Tensor, layers: T
     layers[batch.places[leaves]] = number
     batch.keep(~leaves)
     return True
-
-
-def _embed(roles: Roles, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-    """Return what enters the first layer, [B, L, D]."""
-    types = {"token_type_ids": token_type_ids} if roles.uses_token_types else {}
-    states = roles.embeddings(input_ids=input_ids, **types)
-    projection = getattr(roles.encoder, "embeddings_project", None)
-    return states if projection is None else projection(states)
-
-
-def _mask_for_layers(roles: Roles, batch: _Batch) -> Tensor | None:
-    """Return the padding of these rows as their layers take it; None where there is none."""
-    return create_bidirectional_mask(
-        config=roles.encoder.config, inputs_embeds=batch.states[-1], attention_mask=batch.mask
-    )

@@ -25,8 +25,9 @@ from bertwright.methods.exit.calibrate import (
 from bertwright.methods.exit.heads import exit_readings, fit_soft_head, read_exits
 from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.exits import Exits, Measure, sureness
+from bertwright.models.in_parts import check_runs_in_parts
 from bertwright.models.modes import eval_mode
-from bertwright.models.progressive import answer_early, check_runs_in_parts
+from bertwright.models.progressive import answer_early
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 
@@ -180,7 +181,7 @@ def _check(model: TaskModel) -> None:
             "promised is that one label of a text stays the same",
             hint="bertwright cut and bertwright distil make models of any task shallower",
         )
-    check_runs_in_parts(model.roles)
+    check_runs_in_parts(model.roles, "early exits")
 
 
 def _check_rows(rows: EncodedRows) -> None:
