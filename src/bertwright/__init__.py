@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     multitask: Callable[..., Any]
     predict: Callable[..., Any]
     run: Callable[..., Any]
+    shorten: Callable[..., Any]
     trim: Callable[..., Any]
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "multitask",
     "predict",
     "run",
+    "shorten",
     "trim",
 ]
 

@@ -16,6 +16,7 @@ from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import StudentInitConfig
 from bertwright.methods.distil.transfer_set import TransferSetConfig
 from bertwright.methods.exit.early_exit import EarlyExitConfig
+from bertwright.methods.exit.token_dropping import TokenDroppingConfig
 from bertwright.methods.finetune.layer_drop import LayerDropConfig
 from bertwright.methods.prune.embedding_factors import EmbeddingFactorsConfig
 from bertwright.methods.prune.gradual import GradualPruningConfig
@@ -88,6 +89,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "early_exit": Setting(
         EarlyExitConfig(agreement=0.9), EarlyExitConfig(layers=(1, 3), measure="entropy")
+    ),
+    "token_dropping": Setting(
+        TokenDroppingConfig(share=0.5, least=2), TokenDroppingConfig(layer=3, share=0.3, least=2)
     ),
     "vocabulary_trimming": Setting(
         VocabularyTrimmingConfig(), VocabularyTrimmingConfig(characters=False)

@@ -60,6 +60,7 @@ NOT_STOCK = {
     "head_pruning": "no configuration",
     "learned_gates": "no configuration",
     "small_student": "no classification head",
+    "token_dropping": "leaves tokens out",
     "width_pruning": "narrower than the heads",
 }
 FINETUNED = ["layer_drop", "qat"]
@@ -101,6 +102,8 @@ def run_method(
         return find_method(name).apply(config).apply(teacher, rows)
     if name == "layer_pruning":
         return find_method(name).apply(config).apply(teacher, rows, find_task("classify"))
+    if name == "token_dropping":
+        return find_method(name).apply(config).apply(teacher)[0]
     if name == "early_exit":
         return find_method(name).apply(config).apply(teacher, rows, tiny_rows(teacher, seed=1))[0]
     if name in FINETUNED:

@@ -194,7 +194,10 @@ def copy_with_factors(model: TaskModel, rank: int, weights: Tensor | None = None
 def copy_around(
     model: TaskModel, encoder: PreTrainedModel, config: ModelConfig, surgery: SurgeryPlan
 ) -> TaskModel:
-    """Return a copy of a model around another encoder, with what of pooling and head fits."""
+    """Return a copy of a model around another encoder, with what of pooling and head fits.
+
+    Tokens are left out as before where the depth is the same.
+    """
     with torch.random.fork_rng(devices=[]):
         copied = TaskModel(
             encoder,
@@ -215,6 +218,8 @@ def copy_around(
         if copied.pooling.width == model.pooling.width:
             copied.head = copy.deepcopy(model.head)
     copied.scale = copy.deepcopy(model.scale)
+    if copied.roles.num_layers == model.roles.num_layers:
+        copied.token_drop = model.token_drop
     return copied.train(model.training)
 
 

@@ -24,6 +24,7 @@ from bertwright.models.heads import ClassificationHead, StockHead
 from bertwright.models.heads.stock import StockForm, get_stock_form
 from bertwright.models.outputs import OutputScale
 from bertwright.models.task_model import TaskModel
+from bertwright.models.token_drop import refuse_token_drop
 from bertwright.models.widths import refuse_uneven
 
 __all__ = ["EXPORT_TOLERANCE", "export_transformers", "stock_class", "to_stock_classifier"]
@@ -56,11 +57,12 @@ def export_transformers(model_or_dir: TaskModel | str | Path, out_dir: str | Pat
     Raises:
         UnsupportedRoleError: no stock model of the family computes what this model does; says which
             head and pooling would do.
-        UsageError: the model has early exits.
+        UsageError: the model has early exits, or leaves tokens out.
         ParityError: the written model's logits differ by more than 1e-5.
     """
     model = model_or_dir if isinstance(model_or_dir, TaskModel) else TaskModel.load(model_or_dir)
     refuse_exits(model, "transformers would run all of its layers")
+    refuse_token_drop(model.token_drop, "transformers")
     auto = stock_class(model.task)
     one_a_text = auto is AutoModelForSequenceClassification
     stock = to_stock_classifier(model) if one_a_text else to_stock_token_model(model)

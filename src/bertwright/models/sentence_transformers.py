@@ -24,6 +24,7 @@ from bertwright.models.encoder import load_tokenizer, quiet_transformers, save_e
 from bertwright.models.heads import VectorHead
 from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import ModelConfig, TaskModel
+from bertwright.models.token_drop import refuse_token_drop
 from bertwright.models.widths import refuse_uneven
 from bertwright.progress import console
 
@@ -149,6 +150,7 @@ def export_sentence_transformers(model_or_dir: TaskModel | str | Path, out_dir: 
             hint="sentence-transformers takes models trained with --task embed",
         )
     refuse_uneven(model.encoder)
+    refuse_token_drop(model.token_drop, "sentence-transformers")
     roles = model.roles
     if model.config.pooling not in _POOLINGS:
         raise UnsupportedRoleError(

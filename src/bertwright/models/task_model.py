@@ -47,6 +47,7 @@ from bertwright.models.pooling import EncoderShape, Pooling, States, build_pooli
 from bertwright.models.ranges import LearnedRanges
 from bertwright.models.recorder import Recorder
 from bertwright.models.roles import Roles, get_roles
+from bertwright.models.token_drop import TokenDrop, run_with_fewer
 from bertwright.surgery.plan import SurgeryPlan
 
 __all__ = [
@@ -161,6 +162,8 @@ class TaskModel(nn.Module):
         """What int8 is to use, where the model was trained with rounding (method `qat`)."""
         self.exits: Exits | None = None
         """Heads after earlier layers; `forward` knows nothing of them, `answer_early` does."""
+        self.token_drop: TokenDrop | None = None
+        """Tokens that are left out on the way, in eval mode; not where inner states are asked."""
 
     @property
     def roles(self) -> Roles:
@@ -267,6 +270,12 @@ class TaskModel(nn.Module):
                 token_type_ids = _mark_last_token(attention_mask)
             inputs["token_type_ids"] = token_type_ids
         reads_layers = self.pooling is not None and self.pooling.reads_layers
+        whole = self.training or wants_states or reads_layers or wants_attentions
+        if self.token_drop is not None and not whole:
+            hidden = run_with_fewer(
+                roles, self.token_drop, input_ids, attention_mask, token_type_ids
+            )
+            return States((hidden,), attention_mask.bool(), input_ids, self.rows_begin_at_0), ()
         with Recorder(roles, wants_states or reads_layers, wants_attentions) as recorder:
             if wants_attentions and roles.asks_for_attentions:
                 inputs["output_attentions"] = True
@@ -321,6 +330,7 @@ class TaskModel(nn.Module):
             "max_length": self.max_length,
             **({} if self.ranges is None else {"ranges": self.ranges.to_json()}),
             **({} if self.exits is None else {"exits": self.exits.to_json()}),
+            **({} if self.token_drop is None else {"token_drop": self.token_drop.to_json()}),
         }
 
     @classmethod
@@ -389,6 +399,8 @@ def _from_manifest(
             )
         if "ranges" in manifest:
             model.ranges = LearnedRanges.from_json(manifest["ranges"])
+        if "token_drop" in manifest:
+            model.token_drop = TokenDrop.from_json(manifest["token_drop"])
         return model
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error

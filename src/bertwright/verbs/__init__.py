@@ -99,6 +99,12 @@ _ENTRIES = (
         group="Make a model",
     ),
     VerbEntry(
+        name="shorten",
+        config_name="ShortenConfig",
+        help="let a model leave tokens out in its upper layers, with a promise",
+        group="Make a model",
+    ),
+    VerbEntry(
         name="trim",
         config_name="TrimConfig",
         help="drop the pieces of the vocabulary that your texts do not use",

@@ -91,9 +91,8 @@ CARD = MethodCard(
     ),
     equation=(
         "share left after cut j of J: s + (1 - s) (1 - j / J)^3, s the share kept in the end\n"
-        "I_h = mean over the rows since the last cut of |d loss_row / d gate_h|; the least go, and "
-        "never come back\n"
-        "after the last cut they are taken out of the matrices, and what is left trains on"
+        "I_h = mean over the rows since the last cut of |d loss_row / d gate_h|; the least go for "
+        "good,\nafter the last cut out of the matrices too, and what is left trains on"
     ),
     needs=(
         "A fine-tuned model, labelled rows; a teacher beside it by soft_targets and others. Roles: "

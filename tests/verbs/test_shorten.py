@@ -1,0 +1,81 @@
+"""`bertwright shorten`: what is promised, what is measured, who runs it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import bertwright
+from bertwright.cli.main import main
+from bertwright.errors import ConfigError, UsageError
+from verbs.conftest import make_rows
+
+
+def test_it_tells_what_is_promised_and_what_was_measured(teacher, data, tmp_path, capsys):
+    out = tmp_path / "m"
+    words = ["--model", str(teacher), "--calibration", data["dev"], "--test-data", data["test"]]
+    words += ["--agreement", "0.8", "--confidence", "0.9", "--least", "2"]
+    assert main(["shorten", *words, "--out", str(out)]) == 0
+    facts = json.loads((out / "shorten.json").read_text())
+    assert facts["calibration"]["num_rows"] == 60 and facts["calibration"]["bound"] >= 0.8
+    assert facts["drop"]["share"] == facts["calibration"]["share"] < 1
+    texts = tuple(text for text, _ in make_rows(60, 2))
+    shorter, whole = (
+        [row["label"] for row in bertwright.predict(model=str(one), text=texts).rows]
+        for one in (out, teacher)
+    )
+    same = np.mean([a == b for a, b in zip(shorter, whole, strict=True)])
+    test = facts["test"]
+    assert test["agreement"] == pytest.approx(same) and 0 < test["tokens_left"] < 1
+    truths = [label for _, label in make_rows(60, 2)]
+    for key, found in (("score_shorter", shorter), ("score_whole", whole)):
+        right = np.mean([a == b for a, b in zip(found, truths, strict=True)])
+        assert test[key] == pytest.approx(right)
+    said = capsys.readouterr().err
+    assert "promised: 0.8 agreement at 90% confidence" in said and "accuracy:" in said
+    lineage = bertwright.load(str(out)).lineage
+    assert lineage["shorten"]["agreement"] == 0.8 and "scores" not in lineage
+
+
+def test_where_nothing_can_be_promised_that_is_said(teacher, data, tmp_path, capsys):
+    out = tmp_path / "m"
+    words = ["--model", str(teacher), "--calibration", data["dev"], "--agreement", "0.99"]
+    assert main(["shorten", *words, "--out", str(out)]) == 0
+    assert "could not be shown on 60 calibration rows" in capsys.readouterr().err
+    assert bertwright.load(str(out)).token_drop is None
+
+
+def test_an_engine_runs_it_in_int8(teacher, data, tmp_path):
+    pytest.importorskip("onnxruntime")
+    shorter = bertwright.shorten(
+        model=str(teacher), share=0.5, least=2, test_data=data["test"], out=str(tmp_path / "m")
+    )
+    assert shorter.calibration is None and shorter.drop.layer == 1
+    bertwright.export(
+        **{"model": str(tmp_path / "m"), "format": "onnx", "precision": "int8"},
+        **{"data": data["train"], "out": str(tmp_path / "served"), "tolerance_points": 5.0},
+    )
+    texts = tuple(text for text, _ in make_rows(60, 2))
+    mine, theirs = (
+        [row["label"] for row in bertwright.predict(model=str(one), text=texts).rows]
+        for one in (tmp_path / "m", tmp_path / "served")
+    )
+    assert np.mean([a == b for a, b in zip(mine, theirs, strict=True)]) >= 0.9
+
+
+def test_what_it_cannot_do_is_refused(teacher, data, tmp_path):
+    options = {"model": str(teacher), "out": str(tmp_path / "m")}
+    for wrong in ({}, {"share": 0.5, "calibration": data["dev"]}):
+        with pytest.raises(ConfigError, match="either --share"):
+            bertwright.shorten(**options, **wrong)
+    with pytest.raises(ConfigError, match="--layer 4"):
+        bertwright.shorten(**options, share=0.5, layer=4)
+    bertwright.shorten(**options, share=0.5)
+    with pytest.raises(ConfigError, match="not empty"):
+        bertwright.shorten(**options, share=0.5)
+    with pytest.raises(UsageError, match="transformers would not"):
+        bertwright.export(
+            model=options["out"], format="transformers", out=str(tmp_path / "exported")
+        )
