@@ -43,6 +43,7 @@ METAVARS = {
     "data": "DATA",
     "eval_data": "DATA",
     "test_data": "DATA",
+    "calibration": "DATA",
     "input": "FILE",
     "output": "FILE",
     "model": "MODEL",

@@ -88,6 +88,9 @@ def test_what_it_cannot_do_is_refused_with_the_reason():
     )
     with pytest.raises(UsageError, match="early exits"):
         share.apply(early)
+    shorter, _ = share.apply(model)
+    with pytest.raises(UsageError, match="exits read all of them"):
+        EarlyExit().check(shorter)
     for wrong in ({"share": 0.0}, {"layer": 0}, {"least": 0}, {"agreement": 1.0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             TokenDroppingConfig(**wrong)

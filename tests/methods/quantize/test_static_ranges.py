@@ -21,6 +21,7 @@ from bertwright.methods.quantize.static_ranges import (
     smooth_values,
 )
 from bertwright.models.task_model import TaskModel
+from bertwright.models.token_drop import TokenDrop
 from methods.cases import (
     inputs_of,
     some_batch,
@@ -162,6 +163,15 @@ def test_ranges_are_saved_and_no_model_is_changed(tmp_path):
     ranged.save(tmp_path / "m")
     assert TaskModel.load(tmp_path / "m").ranges == ranged.ranges
     assert StaticRanges().apply(model, rows).ranges == ranged.ranges
+
+
+def test_a_model_that_leaves_tokens_out_has_the_ranges_of_all_tokens():
+    model = trained_teacher()
+    rows = tiny_rows(model, 24)
+    whole = StaticRanges().apply(model, rows).ranges
+    model.token_drop = TokenDrop(layer=1, share=0.3, least=1)
+    ranged = StaticRanges().apply(model, rows)
+    assert ranged.ranges == whole and ranged.token_drop == model.token_drop
 
 
 def test_what_it_cannot_do_is_refused_with_the_reason():

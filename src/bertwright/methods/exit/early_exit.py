@@ -182,6 +182,11 @@ def _check(model: TaskModel) -> None:
             hint="bertwright cut and bertwright distil make models of any task shallower",
         )
     check_runs_in_parts(model.roles, "early exits")
+    if model.token_drop is not None:
+        raise UsageError(
+            "the model leaves tokens out on the way, and exits read all of them",
+            hint="take the model that it was made of",
+        )
 
 
 def _check_rows(rows: EncodedRows) -> None:

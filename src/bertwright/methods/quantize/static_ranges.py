@@ -203,6 +203,7 @@ class StaticRanges:
         if not len(rows):
             raise UsageError("ranges are found on rows, and there are none")
         copied = copy.deepcopy(model)
+        copied.token_drop = None  # so that every layer is seen with all tokens
         count = min(self.config.rows, len(rows))
         chosen = np.random.default_rng(0).choice(len(rows), size=count, replace=False)
         some = rows.select(sorted(chosen.tolist()))
@@ -214,6 +215,7 @@ class StaticRanges:
         }
         tables = tuple(p for p, one in copied.named_modules() if type(one) is nn.Embedding)
         copied.ranges = LearnedRanges(inputs=inputs, tables=tables)
+        copied.token_drop = model.token_drop
         return copied
 
     def _range(self, counts: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
