@@ -2,13 +2,14 @@
 
     OMP_NUM_THREADS=2 .venv/bin/python benchmarks/transfer_runs.py --threads 2 --data-dir DIR
 
-A teacher a set, fine-tuned with seed 0; then students of 3, 2 and 1 layers, a thin one (half of the
-heads, a quarter of the neurons, all layers) and two without layers, each by every recipe that can
-make it, with each seed. The control learns from the labels alone, from the same start; with five
-times the epochs it stands beside recipes that see five times the rows. Evaluated on dev twice an
-epoch (on five times the rows, twice in five epochs), the best weights kept, judged on test. Each
-run has a process of its own and leaves `results/transfer/SET/SIZE-RECIPE-sSEED.json`; what is
-there is not done again.
+A teacher a set, fine-tuned with seed 0, its vocabulary trimmed to all texts of the set (each is
+split as before; a step no longer moves 30,000 rows of which it sees 300); then students of 3, 2 and
+1 layers, a thin one (half of the heads, a quarter of the neurons, all layers) and two without
+layers, each by every recipe that can make it, with each seed. The control learns from the labels
+alone, from the same start; with five times the epochs it stands beside recipes that see five times
+the rows. Evaluated on dev twice an epoch (on five times the rows, twice in five epochs), the best
+weights kept, judged on test. Each run has a process of its own and leaves
+`results/transfer/SET/SIZE-RECIPE-sSEED.json`; what is there is not done again.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ RECIPES = {
     "hidden": Recipe(words=by("soft_targets", "hidden_matching"), needs_layers=True),
     "relations": Recipe(words=by("soft_targets", "relations"), needs_layers=True),
     "theseus": Recipe(words=by("theseus"), needs_layers=True),
+    "layer-drop": Recipe(words=by("layer_drop:rate=0.5"), needs_layers=True),
+    "gradual": Recipe(words=by("soft_targets", "gradual_pruning:heads=0.5,neurons=0.25")),
     "generated-control": Recipe(words=by("none"), times=5, generated=True),
     "generated-soft": Recipe(words=by("soft_targets"), times=5, generated=True),
     "generated-hidden": Recipe(
@@ -103,7 +106,8 @@ RECIPES = {
     ),
 }
 """Generated: four texts made of each row, answered by the teacher; the control takes these answers
-for labels."""
+for labels. LayerDrop: the teacher trained on, and then cut, for all depths once. Gradual: the thin
+student's heads and neurons leave while it learns."""
 
 
 def is_static(size: str) -> bool:
@@ -112,8 +116,10 @@ def is_static(size: str) -> bool:
 
 def fits(size: str, recipe: str) -> bool:
     """Return whether a student of this size can be made so."""
-    if recipe == "theseus":
+    if recipe in ("theseus", "layer-drop"):
         return size.isdigit()
+    if recipe == "gradual":
+        return size == "thin"
     return not (is_static(size) and RECIPES[recipe].needs_layers)
 
 
@@ -128,13 +134,24 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="*", choices=list(RECIPES), default=list(RECIPES))
     args = parser.parse_args()
     for name in args.sets:
-        teacher = make_teacher(args, name)
+        teacher = make_trimmed_teacher(args, name)
         for seed in range(args.seeds):
             for size in args.sizes:
                 for recipe in args.recipes:
                     out = RESULTS / name / f"{size}-{recipe}-s{seed}.json"
                     if fits(size, recipe) and not out.exists():
                         run(args, name, teacher, size, recipe, seed, out)
+
+
+def make_trimmed_teacher(args: argparse.Namespace, name: str) -> Path:
+    """Return the teacher with the pieces of its set's texts alone."""
+    teacher, folder = make_teacher(args, name), args.work_dir / name / "teacher-trimmed"
+    if not folder.exists():
+        splits = (SETUPS[name].train, "dev", "test")
+        data = [word for split in splits for word in ("--data", str(data_file(args, name, split)))]
+        words = ("trim", "--model", str(teacher), *data, "--out", str(folder))
+        subprocess.run([sys.executable, "-m", "bertwright", *words], check=True)
+    return folder
 
 
 def make_teacher(args: argparse.Namespace, name: str) -> Path:
@@ -162,6 +179,9 @@ def run(
     out: Path,
 ) -> None:
     """Train one student in a process of its own and judge it."""
+    if recipe == "layer-drop":
+        run_layer_drop(args, name, teacher, size, seed, out)
+        return
     how, setup = RECIPES[recipe], SETUPS[name]
     folder = args.work_dir / name / f"{size}-{recipe}-s{seed}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -169,26 +189,68 @@ def run(
     epochs = setup.epochs * (1 if how.generated else how.times)
     words = [
         *("distil", "--teacher", str(teacher), *data_words(args, name), "--out", str(folder)),
-        *(*SIZES[size], *how.words, "--epochs", str(epochs), "--lr", str(lr)),
+        *(() if recipe == "gradual" else SIZES[size]),
+        *(*how.words, "--epochs", str(epochs), "--lr", str(lr)),
         *("--batch-size", str(setup.batch_size), "--seed", str(seed)),
         *("--evals-per-epoch", "1" if how.times > 1 and not how.generated else "2"),
         *(("--generate", str(COPIES)) if how.generated else ()),
     ]
     print(f"{name} {out.stem}", file=sys.stderr, flush=True)
     seconds = bertwright(args, *words)
-    found = facts(args, name, folder, seconds)
-    paths = (str(args.work_dir), str(args.data_dir))
-    options = [word for word in words if not word.startswith(paths)]
-    write_json(out, {"size": size, "recipe": recipe, "seed": seed, "options": options, **found})
-    print(f"  {seconds:.0f} s {json.dumps(found['test'])}", file=sys.stderr, flush=True)
+    write_found(args, name, size, recipe, seed, words, facts(args, name, folder, seconds), out)
     shutil.rmtree(folder)
 
 
+def run_layer_drop(
+    args: argparse.Namespace, name: str, teacher: Path, size: str, seed: int, out: Path
+) -> None:
+    """Train the teacher on with LayerDrop, once for all depths, cut it and judge it."""
+    setup, folder = SETUPS[name], args.work_dir / name / f"layer-drop-s{seed}"
+    words = [
+        *("finetune", "--model", str(teacher), *data_words(args, name), "--out", str(folder)),
+        *(*RECIPES["layer-drop"].words, "--epochs", str(setup.epochs), "--lr", str(setup.lr)),
+        *("--batch-size", str(setup.batch_size), "--seed", str(seed), "--evals-per-epoch", "2"),
+    ]
+    print(f"{name} {out.stem}", file=sys.stderr, flush=True)
+    seconds = 0.0
+    if not (folder / "model").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        seconds = bertwright(args, *words)
+    whole = folder / "model"
+    cut = folder / f"cut-{size}"
+    shutil.rmtree(cut, ignore_errors=True)
+    command = ("cut", "--model", str(folder), *SIZES[size], "--out", str(cut / "model"))
+    subprocess.run([sys.executable, "-m", "bertwright", *command], check=True)
+    shutil.copy(whole.parent / "metrics.jsonl", cut / "metrics.jsonl")
+    found = facts(args, name, cut, seconds, lineage_of=whole)
+    write_found(args, name, size, "layer-drop", seed, [*words, *SIZES[size]], found, out)
+
+
+def write_found(
+    args: argparse.Namespace,
+    name: str,
+    size: str,
+    recipe: str,
+    seed: int,
+    words: Sequence[str],
+    found: dict[str, Any],
+    out: Path,
+) -> None:
+    """Write a student's result, without paths."""
+    paths = (str(args.work_dir), str(args.data_dir))
+    options = [word for word in words if not word.startswith(paths)]
+    write_json(out, {"size": size, "recipe": recipe, "seed": seed, "options": options, **found})
+    print(f"  {found['seconds']:.0f} s {json.dumps(found['test'])}", file=sys.stderr, flush=True)
+
+
+def data_file(args: argparse.Namespace, name: str, split: str) -> Path:
+    return args.data_dir / name / f"{split}.jsonl"
+
+
 def data_words(args: argparse.Namespace, name: str) -> tuple[str, ...]:
-    folder = args.data_dir / name
     return (
-        *("--data", str(folder / f"{SETUPS[name].train}.jsonl")),
-        *("--eval-data", str(folder / "dev.jsonl")),
+        *("--data", str(data_file(args, name, SETUPS[name].train))),
+        *("--eval-data", str(data_file(args, name, "dev"))),
     )
 
 
@@ -216,11 +278,14 @@ def facts(
     *,
     test: Path | None = None,
     reading: Sequence[str] = (),
+    lineage_of: Path | None = None,
 ) -> dict[str, Any]:
     """Return what a run's folder tells, and its model's score on test, read so."""
-    data = test or args.data_dir / name / "test.jsonl"
+    data = test or data_file(args, name, "test")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    lineage = json.loads((folder / "model/bertwright.json").read_text())["lineage"]
+    lineage = json.loads(((lineage_of or folder / "model") / "bertwright.json").read_text())[
+        "lineage"
+    ]
     judged = subprocess.run(
         [
             *(sys.executable, "-m", "bertwright", "evaluate", "--model", str(folder), "--json"),

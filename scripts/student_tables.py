@@ -20,6 +20,8 @@ RECIPES = {
     "hidden": "soft targets, hidden states",
     "relations": "soft targets, relations",
     "theseus": "Theseus",
+    "layer-drop": "LayerDrop, then cut",
+    "gradual": "soft targets, pruned gradually",
     "generated-control": "control, 4 texts made of each row",
     "generated-soft": "soft targets, 4 texts made of each row",
     "generated-hidden": "soft targets, hidden states, 4 texts made of each row",
