@@ -23,6 +23,13 @@ from reading_tables import (
     pooling_runs_table,
     sts_poolings_table,
 )
+from saving_tables import (
+    exits_table,
+    int8_scores_table,
+    int8_sizes_table,
+    pruned_shapes_table,
+    trimmed_corpora_table,
+)
 from student_tables import transfer_table
 
 from bertwright.compress.frontier import find_frontier
@@ -37,6 +44,9 @@ PAGES = (
     "docs/frozen.md",
     "docs/compare.md",
     "docs/students.md",
+    "docs/pruning.md",
+    "docs/int8.md",
+    "docs/exits.md",
 )
 MARKER = re.compile(r"(<!-- table:([\w-]+) -->\n)(.*?)(<!-- end:\2 -->)", re.DOTALL)
 
@@ -232,6 +242,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "document-vectors": document_vectors_table,
     "compare": compare_table,
     "transfer": transfer_table,
+    "int8-sizes": int8_sizes_table,
+    "int8-scores": int8_scores_table,
+    "exits": exits_table,
+    "trimmed-corpora": trimmed_corpora_table,
+    "pruned-shapes": pruned_shapes_table,
 }
 
 

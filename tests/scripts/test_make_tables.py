@@ -361,3 +361,55 @@ def test_students_stand_by_recipe_and_size(make_tables, tmp_path):
     assert "| labels alone (control) | 75.0 ± 7.1 | – |" in table
     assert "| soft targets | – | 65.0 |" in table
     assert make_tables.TABLES["transfer"](tmp_path / "nothing") == ""
+
+
+def write(results, place, values):
+    path = results / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def test_scores_of_int8_are_points_lost_against_the_same_weights(make_tables, tmp_path):
+    rows = [
+        {"name": "torch-fp32", "score": 0.9, "primary": "accuracy"},
+        {"name": "openvino-int8", "score": 0.893, "spared": []},
+        {"name": "openvino-int8-repaired", "score": 0.899, "spared": ["layer 2", "head"]},
+        {"name": "onnxruntime-int8-repaired", "refused": True},
+        {"name": "qat-torch-fp32", "score": 0.91, "primary": "accuracy"},
+        {"name": "qat-openvino-int8", "score": 0.911, "spared": []},
+    ]
+    write(tmp_path, "int8_scores/intents.json", {"rows": rows})
+    lines = make_tables.int8_scores_table(tmp_path).splitlines()
+    assert lines[0] == "|  | intents, accuracy |"
+    figures = [line.rsplit("|", 2)[1].strip() for line in lines[2:]]
+    assert figures == ["90.0", "+0.7", "+0.1 (2 spared)", "refused", "91.0", "-0.1"]
+
+
+def test_exits_stand_beside_the_whole_model(make_tables, tmp_path):
+    row = {"promised": 0.95, "agreement": 0.961, "average_layers": 3.2}
+    row |= {"score_whole": 0.9, "score_early": 0.89}
+    speeds = [
+        {"latency_p50_ms": 6.0, "throughput_texts_s": 100.0},
+        {"latency_p50_ms": 4.0, "throughput_texts_s": 130.0},
+    ]
+    write(tmp_path, "exits/intents.json", {"set": "intents", "rows": [row], "speeds": speeds})
+    last = make_tables.exits_table(tmp_path).splitlines()[-1]
+    assert last == "| intents, 0.95 | 0.961 | 3.20 | 90.0 | 89.0 | 1.50 | 1.30 |"
+
+
+def test_sizes_pruned_shapes_and_trimmed_sets(make_tables, tmp_path):
+    sizes = {f"openvino:{one}": {"graph_mb": mb} for one, mb in (("fp32", 400.0), ("int8", 110.0))}
+    write(tmp_path, "int8_sizes.json", {"sizes": sizes})
+    assert "| openvino | 400.0 | 110.0 | – |" in make_tables.int8_sizes_table(tmp_path)
+    whole = {"taken_percent": 0}
+    half = {"taken_percent": 50, "flops_ratio": 1.5, "throughput_ratio": 1.4}
+    half |= {"latency_ratio": 1.3, "size_mb": 280.0}
+    shapes = {"kind": "heads", "engine": "torch", "rows": [whole, half]}
+    write(tmp_path, "pruned_shapes/heads-torch.json", shapes)
+    lines = make_tables.pruned_shapes_table(tmp_path).splitlines()
+    assert lines[2:] == ["| 50% of the heads | torch | 1.50 | 1.40 | 1.30 | 280 |"]
+    proof = {"set": "intents", "texts": 10, "num_tokens": 1200, "num_scored": 10}
+    proof |= {"pieces_before": 30000, "pieces_after": 700, "size_mb_before": 90.0, "size_mb": 45.0}
+    write(tmp_path, "trimmed_corpora/intents.json", proof)
+    last = make_tables.trimmed_corpora_table(tmp_path).splitlines()[-1]
+    assert last == "| intents | 10 | 1,200 | 10 | 30,000 → 700 | 90.0 → 45.0 |"

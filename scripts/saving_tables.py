@@ -1,0 +1,150 @@
+"""Tables of what int8, exits, trimming and pruned shapes save and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from layout import markdown_table
+
+from bertwright.files import read_json
+
+__all__ = [
+    "exits_table",
+    "int8_scores_table",
+    "int8_sizes_table",
+    "pruned_shapes_table",
+    "trimmed_corpora_table",
+]
+
+EXPORTS = {
+    "torch-fp32": "torch fp32, the score",
+    "openvino-bf16": "OpenVINO bf16",
+    "openvino-int8": "OpenVINO int8, NNCF's ranges",
+    "openvino-int8-repaired": "the same, repaired",
+    "openvino-int8-tables-4": "the same as it comes, word embeddings in 4 bits",
+    "openvino-int8-min-max": "OpenVINO int8, ranges by min-max",
+    "openvino-int8-percentile": "by percentile",
+    "openvino-int8-mse": "by mse",
+    "openvino-int8-mse-smooth": "by mse, smoothed",
+    "onnxruntime-int8": "ONNX Runtime int8",
+    "onnxruntime-int8-repaired": "the same, repaired",
+    "more-torch-fp32": "trained on, torch fp32, the score",
+    "more-openvino-int8": "OpenVINO int8, NNCF's ranges",
+    "qat-torch-fp32": "trained on with qat, torch fp32, the score",
+    "qat-openvino-int8": "OpenVINO int8, learned ranges",
+}
+"""Of int8_scores.py; those that end in torch-fp32 are what the ones after them lose points of."""
+OWN = "torch-fp32"
+PARTS = {"heads": "heads", "neurons": "neurons", "layers": "layers"}
+
+
+def int8_sizes_table(results: Path) -> str:
+    """Size on disk of a BERT-base, by engine and bits."""
+    path = results / "int8_sizes.json"
+    if not path.exists():
+        return ""
+    sizes = read_json(path)["sizes"]
+    rows = []
+    for engine in ("openvino", "onnxruntime"):
+        names = (f"{engine}:fp32", f"{engine}:int8", f"{engine}:int8, words in 4 bits")
+        cells = [f"{sizes[one]['graph_mb']:.1f}" if one in sizes else "–" for one in names]
+        rows.append([engine, *cells])
+    header = ["", "fp32, MB", "int8, MB", "int8, word embeddings in 4 bits, MB"]
+    return markdown_table(header, rows)
+
+
+def int8_scores_table(results: Path) -> str:
+    """Score of each model, and the points that each export of it loses."""
+    found = {path.stem: read_json(path) for path in sorted((results / "int8_scores").glob("*"))}
+    if not found:
+        return ""
+    by_set = {
+        name: {row["name"]: row for row in one["rows"]} for name, one in sorted(found.items())
+    }
+    rows = []
+    for export, words in EXPORTS.items():
+        if any(export in of_set for of_set in by_set.values()):
+            rows.append([words, *(_lost(of_set, export) for of_set in by_set.values())])
+    names = [f"{name}, {of_set[OWN]['primary']}" for name, of_set in by_set.items()]
+    return markdown_table(["", *names], rows)
+
+
+def _lost(of_set: Mapping[str, Mapping[str, Any]], export: str) -> str:
+    """Return a score, or the points lost against that of the same weights in torch."""
+    row = of_set.get(export)
+    if row is None:
+        return "–"
+    if row.get("refused"):
+        return "refused"
+    if export.endswith(OWN):
+        return f"{100 * row['score']:.1f}"
+    kind = export.split("-", maxsplit=1)[0]
+    own = of_set[f"{kind}-{OWN}" if f"{kind}-{OWN}" in of_set else OWN]
+    lost = f"{100 * (own['score'] - row['score']):+.1f}"
+    spared = len(row.get("spared", ()))
+    return f"{lost} ({spared} spared)" if spared else lost
+
+
+def exits_table(results: Path) -> str:
+    """What was promised of exits, and what came true on test."""
+    rows = []
+    for path in sorted((results / "exits").glob("*.json")):
+        found = read_json(path)
+        whole, *speeds = found["speeds"]
+        for row, speed in zip(found["rows"], speeds, strict=True):
+            rows.append(
+                [
+                    f"{found['set']}, {row['promised']:g}",
+                    f"{row['agreement']:.3f}",
+                    f"{row['average_layers']:.2f}",
+                    f"{100 * row['score_whole']:.1f}",
+                    f"{100 * row['score_early']:.1f}",
+                    f"{whole['latency_p50_ms'] / speed['latency_p50_ms']:.2f}",
+                    f"{speed['throughput_texts_s'] / whole['throughput_texts_s']:.2f}",
+                ]
+            )
+    header = ["set, promised agreement", "agreement on test", "layers run", "accuracy, whole"]
+    header += ["early", "one text at a time, times as fast", "in batches"]
+    return markdown_table(header, rows) if rows else ""
+
+
+def trimmed_corpora_table(results: Path) -> str:
+    """Whole sets and the vocabularies trimmed to them."""
+    rows = []
+    for path in sorted((results / "trimmed_corpora").glob("*.json")):
+        one = read_json(path)
+        rows.append(
+            [
+                one["set"],
+                f"{one['texts']:,}",
+                f"{one['num_tokens']:,}",
+                f"{one['num_scored']:,}",
+                f"{one['pieces_before']:,} → {one['pieces_after']:,}",
+                f"{one['size_mb_before']:.1f} → {one['size_mb']:.1f}",
+            ]
+        )
+    header = ["set", "texts, all split as before", "pieces in them", "texts scored, all equal"]
+    return markdown_table([*header, "vocabulary", "MB"], rows) if rows else ""
+
+
+def pruned_shapes_table(results: Path) -> str:
+    """Speed-ups of pruned BERT-base shapes beside what the operations promise."""
+    rows = []
+    for path in sorted((results / "pruned_shapes").glob("*.json")):
+        found = read_json(path)
+        for row in found["rows"]:
+            if row["taken_percent"]:
+                rows.append(
+                    [
+                        f"{row['taken_percent']}% of the {PARTS.get(found['kind'], found['kind'])}",
+                        found["engine"],
+                        f"{row['flops_ratio']:.2f}",
+                        f"{row['throughput_ratio']:.2f}",
+                        f"{row['latency_ratio']:.2f}",
+                        f"{row['size_mb']:.0f}",
+                    ]
+                )
+    header = ["taken out", "engine", "fewer operations", "throughput", "latency", "MB"]
+    return markdown_table(header, rows) if rows else ""
