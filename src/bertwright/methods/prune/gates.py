@@ -6,7 +6,7 @@ Shapes: B batch, L length, N heads or neurons, D features before an output proje
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from bertwright.models.roles import Roles
 from bertwright.models.widths import why_heads_stay, why_neurons_stay, widths_of
 
-__all__ = ["PARTS", "Gates", "fold_gates"]
+__all__ = ["PARTS", "Gates", "Part", "fold_gates"]
 
-PARTS = {"heads": "attention_output", "neurons": "ffn_out"}
+Part = Literal["heads", "neurons"]
+PARTS: dict[Part, str] = {"heads": "attention_output", "neurons": "ffn_out"}
 """What has gates, and the projection before which they stand."""
 
 
@@ -27,14 +28,14 @@ class Gates:
     cannot prune has no gates.
     """
 
-    def __init__(self, roles: Roles, only: Sequence[str] = tuple(PARTS)) -> None:
+    def __init__(self, roles: Roles, only: Sequence[Part] = tuple(PARTS)) -> None:
         """Take note of the places; nothing is changed yet."""
         widths = widths_of(roles.encoder)
-        known = {
+        known: dict[Part, tuple[str | None, tuple[int, ...] | None]] = {
             "heads": (why_heads_stay(roles), widths.heads),
             "neurons": (why_neurons_stay(roles), widths.neurons),
         }
-        self.counts: dict[str, tuple[int, ...]] = {}
+        self.counts: dict[Part, tuple[int, ...]] = {}
         """What has gates, and how many in each layer."""
         for what in only:
             reason, counts = known[what]

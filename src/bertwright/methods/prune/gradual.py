@@ -15,7 +15,7 @@ from torch import Tensor
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.errors import ConfigError
-from bertwright.methods.prune.gates import Gates
+from bertwright.methods.prune.gates import Gates, Part
 from bertwright.methods.prune.importance import Scope, choose_kept
 from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_widths
@@ -131,11 +131,8 @@ class GradualPruning(Hook):
 
     def __init__(self, config: GradualPruningConfig) -> None:
         self.config = config
-        self._shares = {
-            what: share
-            for what, share in (("heads", config.heads), ("neurons", config.neurons))
-            if share < 1
-        }
+        shares: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
+        self._shares: dict[Part, float] = {k: one for k, one in shares.items() if one < 1}
         self._masks: dict[str, list[Tensor]] = {}
         self._sums: dict[str, list[Tensor]] = {}
         self._cuts_done = 0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bertwright.card import MethodCard
 from bertwright.config import require
-from bertwright.methods.prune.gates import Gates, fold_gates
+from bertwright.methods.prune.gates import Gates, Part, fold_gates
 from bertwright.methods.prune.gradual import require_something_goes
 from bertwright.methods.prune.importance import counts_of_best, keep_best
 from bertwright.methods.quantize.int8 import refuse_quantized
@@ -146,8 +146,8 @@ class LearnedGates(Hook):
 
     def __init__(self, config: LearnedGatesConfig) -> None:
         self.config = config
-        shares = {"heads": config.heads, "neurons": config.neurons}
-        self._shares = {what: share for what, share in shares.items() if share < 1}
+        shares: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
+        self._shares: dict[Part, float] = {k: one for k, one in shares.items() if one < 1}
 
     def on_start(self, state: RunState) -> None:
         """Put the gates in their places, nearly open.
