@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import bertwright
 from bertwright.cli.main import main
 from bertwright.errors import ConfigError, UsageError
+from task_rows import row_of
 from verbs.conftest import make_rows
 
 
@@ -63,6 +65,31 @@ def test_an_engine_runs_it_in_int8(teacher, data, tmp_path):
         for one in (tmp_path / "m", tmp_path / "served")
     )
     assert np.mean([a == b for a, b in zip(mine, theirs, strict=True)]) >= 0.9
+
+
+@pytest.mark.parametrize("task", ["tag", "span", "regress", "multilabel"])
+def test_with_a_share_any_task_does_it(task, encoder_dir, tmp_path):
+    files = {}
+    for seed, name in enumerate(("train", "test")):
+        rng = random.Random(seed)
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("\n".join(json.dumps(row_of(task, rng)) for _ in range(24)))
+    options = {"max_length": 48, "max_steps": 2, "precision": "fp32", "threads": 1}
+    data = {"data": str(files["train"]), "eval_data": str(files["test"])}
+    out = str(tmp_path / "whole")
+    bertwright.finetune(model=str(encoder_dir), task=task, out=out, **data, **options)
+    options = {"model": out, "least": 1, "test_data": str(files["test"])}
+    tests = [
+        bertwright.shorten(share=share, out=str(tmp_path / f"{share}"), **options).test
+        for share in (1.0, 0.3)
+    ]
+    assert [one.agreement for one in tests] == [None, None]
+    assert tests[0].score_shorter == pytest.approx(tests[0].score_whole, nan_ok=True)
+    assert tests[0].tokens_left == 1.0 and tests[1].tokens_left < 0.5
+    answers = bertwright.predict(model=str(tmp_path / "0.3"), input=str(files["test"])).rows
+    assert len(answers) == 24
+    with pytest.raises(UsageError, match="one label of a text"):
+        bertwright.shorten(model=out, calibration=str(files["test"]), out=str(tmp_path / "c"))
 
 
 def test_what_it_cannot_do_is_refused(teacher, data, tmp_path):

@@ -22,9 +22,9 @@ from bertwright.methods.exit.token_dropping import (
 from bertwright.models.multi import head_folder
 from bertwright.models.task_model import TaskModel
 from bertwright.models.token_drop import TokenDrop
-from bertwright.tasks import Task, find_task
+from bertwright.tasks import Task
 from bertwright.training.evaluation import compute_logits
-from bertwright.verbs.common import DataConfig, read_rows
+from bertwright.verbs.common import DataConfig, read_rows, saved_task
 
 __all__ = ["EXAMPLES", "GROUPS", "ShortenConfig", "ShortenResult", "ShortenTest", "shorten"]
 
@@ -132,12 +132,12 @@ def shorten(config: ShortenConfig) -> ShortenResult:
     source = model_folder(head_folder(config.model, config.head))
     model, method = TaskModel.load(source), TokenDropping(_method_config(config))
     method.check(model)
-    task = find_task(model.task)
+    task, labels = saved_task(str(source))
     rows = tests = None
     if config.calibration is not None:
         rows = _encode(config.calibration, config, task, model, split="validation")
     if config.test_data is not None:
-        tests = _encode(config.test_data, config, task, model, split="test", need_label=True)
+        tests = _encode(config.test_data, config, task, model, split="test", labels=labels)
     shorter, found = method.apply(model, rows)
     result = ShortenResult(
         out=out,
@@ -174,10 +174,10 @@ def _encode(
     model: TaskModel,
     *,
     split: str,
-    need_label: bool = False,
+    labels: LabelSet | None = None,
 ) -> EncodedRows:
-    labels = LabelSet(tuple(model.labels)) if need_label and task.names_outputs else None
-    rows = read_rows(place, config.reading, task, labels=labels, need_label=need_label, split=split)
+    judged = split == "test"
+    rows = read_rows(place, config.reading, task, labels=labels, need_label=judged, split=split)
     return tokenise(rows, model.tokenizer, encoder=task.encoder, max_length=model.max_length)
 
 

@@ -53,7 +53,7 @@ def pool_wk(
     layers = _cleared(layers, real) if in_blocks else _masked(layers, real)
     flat = [layer.flatten(0, 1) for layer in layers]
     products = _products_in_blocks(flat) if in_blocks else _products(flat)
-    cosines = _cosines(products.double())
+    cosines = _cosines(products)
     neighbours = _neighbours(len(layers), window, legacy_window)
     shares = _layer_shares(cosines, neighbours).view(-1, *mask.shape)
     weights = (shares * _token_weights(cosines, real)).to(layers[0].dtype)
@@ -91,55 +91,78 @@ def _can_go_in_blocks(layers: Sequence[Tensor]) -> bool:
 
 
 def _products(layers: Sequence[Tensor]) -> Tensor:
-    """Return the products of each token's steps from a layer's unit to the next, [N, K-1, K-1].
+    """Return the products of each token's steps, [N, K-1, K-1] in double floats.
 
-    What layers add to each other is small beside what they share: products of the states
-    themselves in single floats would lose it.
+    A step leads from a layer's unit to the next layer's. What layers add to each other is small
+    beside what they share: products of the states themselves in single floats would lose it.
 
     Args:
         layers: K of [N, D].
     """
-    states = torch.stack(list(layers), dim=1)
-    units = states.to(torch.promote_types(states.dtype, torch.float32))
-    units = units * _scales(units)
-    steps = units[:, 1:] - units[:, :-1]
-    return torch.bmm(steps, steps.transpose(1, 2))
+    states = [layer.to(torch.promote_types(layer.dtype, torch.float32)) for layer in layers]
+    lengths = _lengths(states)
+    pairs = zip(states[:-1], states[1:], _ratios(lengths), strict=True)
+    steps = torch.stack([x - below * ratio for below, x, ratio in pairs], dim=1)
+    return _of_units(torch.bmm(steps, steps.transpose(1, 2)), lengths)
 
 
 def _products_in_blocks(layers: Sequence[Tensor]) -> Tensor:
-    """Return what `_products` does, by as many tokens at a time as stay in the cache."""
+    """Return what `_products` does, by as many tokens at a time as stay in the cache.
+
+    Lower and higher steps are multiplied apart, each pair once: small matrices are the fastest.
+    """
     better = torch.promote_types(layers[0].dtype, torch.float32)
-    num_layers, (num_tokens, width) = len(layers), layers[0].shape
-    size = min(_BLOCK_TOKENS, num_tokens)
-    units = layers[0].new_empty(size, num_layers, width, dtype=better)
-    steps = units.new_empty(size, num_layers - 1, width)
-    products = units.new_empty(num_tokens, num_layers - 1, num_layers - 1)
-    for start in range(0, num_tokens, size):
-        found = products[start : start + size]
-        unit, step = units[: len(found)], steps[: len(found)]
-        torch.stack([layer[start : start + size] for layer in layers], dim=1, out=unit)
-        unit.mul_(_scales(unit))
-        torch.sub(unit[:, 1:], unit[:, :-1], out=step)
-        torch.bmm(step, step.transpose(1, 2), out=found)
-    return products
+    num_steps, (num_tokens, width) = len(layers) - 1, layers[0].shape
+    size, middle = min(_BLOCK_TOKENS, num_tokens), num_steps // 2
+    lengths = _lengths(layers).to(better)
+    steps = lengths.new_empty(size, num_steps, width)
+    low = lengths.new_empty(num_tokens, middle, middle)
+    across = lengths.new_empty(num_tokens, middle, num_steps - middle)
+    high = lengths.new_empty(num_tokens, num_steps - middle, num_steps - middle)
+    whole = (low, across, high, *_ratios(lengths), *layers)
+    for block in zip(*(x.split(size) for x in whole), strict=True):
+        ratios, states = block[3 : 3 + num_steps], [x.to(better) for x in block[3 + num_steps :]]
+        here = steps[: len(states[0])]
+        pairs = zip(here.unbind(dim=1), states[:-1], states[1:], ratios, strict=True)
+        for step, below, x, ratio in pairs:
+            torch.addcmul(x, below, ratio, value=-1, out=step)
+        lower, higher = here[:, :middle], here[:, middle:]
+        torch.bmm(lower, lower.transpose(1, 2), out=block[0])
+        torch.bmm(lower, higher.transpose(1, 2), out=block[1])
+        torch.bmm(higher, higher.transpose(1, 2), out=block[2])
+    rows = torch.cat([low, across], dim=2), torch.cat([across.transpose(1, 2), high], dim=2)
+    return _of_units(torch.cat(rows, dim=1), lengths)
 
 
-def _scales(states: Tensor) -> Tensor:
-    """Return one over the length of each state, [..., 1] from [..., D]."""
-    return torch.linalg.vector_norm(states, dim=-1, keepdim=True).clamp(min=_SMALL**2).reciprocal()
+def _lengths(states: Sequence[Tensor]) -> Tensor:
+    """Return the length of each state, [N, K] from K of [N, D]."""
+    found = torch.stack([torch.linalg.vector_norm(x, dim=-1) for x in states], dim=1)
+    return found.clamp(min=_SMALL**2)
+
+
+def _ratios(lengths: Tensor) -> tuple[Tensor, ...]:
+    """Return how much longer each layer is than the one below, K - 1 of [N, 1] from [N, K]."""
+    return (lengths[:, 1:] / lengths[:, :-1]).split(1, dim=1)
+
+
+def _of_units(products: Tensor, lengths: Tensor) -> Tensor:
+    """Return the products of units' steps from those of states, whose lengths are [N, K]."""
+    scales = lengths[:, 1:].double().reciprocal()
+    return products.double() * scales.unsqueeze(2) * scales.unsqueeze(1)
 
 
 def _cosines(products: Tensor) -> Tensor:
     """Return the cosines of each token's layers, [K, K, N], from the products of `_products`.
 
-    Units that are s apart have a cosine of 1 - s^2 / 2; what is between two layers is the sum of
-    the steps on the way.
+    Units that are s apart have a cosine of 1 - s^2 / 2. What single floats have rounded is the same
+    in all sums of steps, so in double floats their differences are as exact as the steps are.
     """
-    num_layers = products.shape[1] + 1
-    after = products.new_ones(num_layers, num_layers - 1).tril(-1)
-    way = after.unsqueeze(1) - after
-    pairs = (way.unsqueeze(3) * way.unsqueeze(2)).flatten(2).flatten(0, 1)
-    return 1 - (pairs @ products.flatten(1).T).view(num_layers, num_layers, -1) / 2
+    num_steps = products.shape[1]
+    upto = products.new_ones(num_steps + 1, num_steps).tril(-1)
+    rows = upto @ products.permute(1, 2, 0).flatten(1)
+    away = upto @ rows.view(num_steps + 1, num_steps, -1)
+    squares = away.flatten(0, 1)[:: num_steps + 2]
+    return 1 + away - (squares.unsqueeze(1) + squares) / 2
 
 
 def _neighbours(num_layers: int, window: int, legacy: bool) -> list[list[int]]:
