@@ -107,31 +107,22 @@ def _products(layers: Sequence[Tensor]) -> Tensor:
 
 
 def _products_in_blocks(layers: Sequence[Tensor]) -> Tensor:
-    """Return what `_products` does, by as many tokens at a time as stay in the cache.
-
-    Lower and higher steps are multiplied apart, each pair once: small matrices are the fastest.
-    """
+    """Return what `_products` does, by as many tokens at a time as stay in the cache."""
     better = torch.promote_types(layers[0].dtype, torch.float32)
     num_steps, (num_tokens, width) = len(layers) - 1, layers[0].shape
-    size, middle = min(_BLOCK_TOKENS, num_tokens), num_steps // 2
+    size = min(_BLOCK_TOKENS, num_tokens)
     lengths = _lengths(layers).to(better)
     steps = lengths.new_empty(size, num_steps, width)
-    low = lengths.new_empty(num_tokens, middle, middle)
-    across = lengths.new_empty(num_tokens, middle, num_steps - middle)
-    high = lengths.new_empty(num_tokens, num_steps - middle, num_steps - middle)
-    whole = (low, across, high, *_ratios(lengths), *layers)
-    for block in zip(*(x.split(size) for x in whole), strict=True):
-        ratios, states = block[3 : 3 + num_steps], [x.to(better) for x in block[3 + num_steps :]]
-        here = steps[: len(states[0])]
+    products = lengths.new_empty(num_tokens, num_steps, num_steps)
+    blocks = (x.split(size) for x in (products, *_ratios(lengths), *layers))
+    for found, *rest in zip(*blocks, strict=True):
+        ratios, states = rest[:num_steps], [x.to(better) for x in rest[num_steps:]]
+        here = steps[: len(found)]
         pairs = zip(here.unbind(dim=1), states[:-1], states[1:], ratios, strict=True)
         for step, below, x, ratio in pairs:
             torch.addcmul(x, below, ratio, value=-1, out=step)
-        lower, higher = here[:, :middle], here[:, middle:]
-        torch.bmm(lower, lower.transpose(1, 2), out=block[0])
-        torch.bmm(lower, higher.transpose(1, 2), out=block[1])
-        torch.bmm(higher, higher.transpose(1, 2), out=block[2])
-    rows = torch.cat([low, across], dim=2), torch.cat([across.transpose(1, 2), high], dim=2)
-    return _of_units(torch.cat(rows, dim=1), lengths)
+        torch.bmm(here, here.transpose(1, 2), out=found)
+    return _of_units(products, lengths)
 
 
 def _lengths(states: Sequence[Tensor]) -> Tensor:
