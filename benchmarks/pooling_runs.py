@@ -4,10 +4,10 @@
 
 Frozen: what stands on the encoder is trained alone, by gradients, for all poolings alike: on stsb a
 linear layer above the pooling, on clear a linear head. Tuned: the encoder too, for the poolings
-that have the best frozen scores on dev. Frozen runs share one reading of the texts, for all
-poolings in one pass (`reading.json` has what that took); each pooling has a process of its own,
-which tells the seconds of its trainings and the most memory it had resident. A run leaves
-`results/poolings/SET/POOLING-MODE-sSEED.json`; what is there already is not done again.
+that have the best frozen scores on dev, and for the mean. Frozen runs share one reading of the
+texts, for all poolings in one pass (`reading.json` has what that took); each pooling has a process
+of its own, which tells the seconds of its trainings and the most memory it had resident. A run
+leaves `results/poolings/SET/POOLING-MODE-sSEED.json`; what is there already is not done again.
 clear has 1,000 training rows.
 """
 
@@ -269,7 +269,7 @@ def main() -> None:
         for pooling in sorted(args.poolings or POOLINGS, key=lambda p: POOLINGS[p].reads_tokens):
             run_seeds(args, name, pooling, "frozen", args.seeds)
     for name in () if args.frozen_only else args.sets:
-        for pooling in best_poolings(name):
+        for pooling in dict.fromkeys([*best_poolings(name), "mean"]):
             run_seeds(args, name, pooling, "tuned", min(args.seeds, SETUPS[name].tuned_seeds))
 
 
