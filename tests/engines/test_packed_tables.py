@@ -83,6 +83,15 @@ def test_where_four_bits_cost_too_much_there_are_eight(tmp_path: Path, monkeypat
     assert artifact.score["drop_points"] <= 20.0
 
 
+def test_bits_of_the_table_are_of_int8_alone(tmp_path: Path) -> None:
+    model = make_model()
+    model.save(tmp_path / "m")
+    artifact = compile_model(
+        tmp_path / "m", "onnxruntime:fp32", tmp_path / "a", table_bits=4, threads=1
+    )
+    assert "table_bits" not in artifact.facts
+
+
 def test_learned_ranges_and_a_packed_table_go_together(tmp_path: Path) -> None:
     model = make_model()
     fake = FakeQuantization(model)

@@ -138,7 +138,12 @@ def test_it_is_saved_and_what_is_damaged_is_refused(tmp_path):
     assert loaded.token_drop == model.token_drop
     file = tmp_path / "m/bertwright.json"
     manifest = json.loads(file.read_text())
-    for wrong in ({"layer": 2}, {"layer": 0, "share": 0.5}, {"layer": 2, "share": 0.5, "x": 1}):
+    for wrong in (
+        {"layer": 2},
+        {"layer": 0, "share": 0.5},
+        {"layer": 4, "share": 0.5},
+        {"layer": 2, "share": 0.5, "x": 1},
+    ):
         file.write_text(json.dumps({**manifest, "token_drop": wrong}))
         with pytest.raises(CheckpointError, match="damaged"):
             TaskModel.load(tmp_path / "m")

@@ -41,6 +41,19 @@ def test_it_tells_what_is_promised_and_what_was_measured(teacher, data, tmp_path
     assert lineage["shorten"]["agreement"] == 0.8 and "scores" not in lineage
 
 
+def test_a_shortened_model_is_shortened_anew_and_judged_beside_the_whole_one(
+    teacher, data, tmp_path
+):
+    options = {"least": 1, "test_data": data["test"]}
+    first, second = (
+        bertwright.shorten(model=str(model), share=share, out=str(tmp_path / name), **options)
+        for model, share, name in ((teacher, 0.1, "a"), (tmp_path / "a", 1.0, "b"))
+    )
+    assert first.test.agreement < 1.0
+    assert second.test.agreement == 1.0 and second.drop.share == 1.0
+    assert second.test.score_whole == first.test.score_whole
+
+
 def test_where_nothing_can_be_promised_that_is_said(teacher, data, tmp_path, capsys):
     out = tmp_path / "m"
     words = ["--model", str(teacher), "--calibration", data["dev"], "--agreement", "0.99"]
@@ -49,14 +62,15 @@ def test_where_nothing_can_be_promised_that_is_said(teacher, data, tmp_path, cap
     assert bertwright.load(str(out)).token_drop is None
 
 
-def test_an_engine_runs_it_in_int8(teacher, data, tmp_path):
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_an_engine_runs_it_in_int8(engine, teacher, data, tmp_path):
+    pytest.importorskip("onnxruntime" if engine == "onnx" else "nncf")
     shorter = bertwright.shorten(
         model=str(teacher), share=0.5, least=2, test_data=data["test"], out=str(tmp_path / "m")
     )
     assert shorter.calibration is None and shorter.drop.layer == 1
     bertwright.export(
-        **{"model": str(tmp_path / "m"), "format": "onnx", "precision": "int8"},
+        **{"model": str(tmp_path / "m"), "format": engine, "precision": "int8"},
         **{"data": data["train"], "out": str(tmp_path / "served"), "tolerance_points": 5.0},
     )
     texts = tuple(text for text, _ in make_rows(60, 2))

@@ -107,6 +107,8 @@ def compile_model(
     Raises:
         ModelLoadError: there is no saved model.
         MissingDependencyError: the engine's library is not installed.
+        UnsupportedRoleError: word embeddings in 4 bits are asked for, and the family has no plain
+            table of them.
         UsageError: calibration rows are needed and missing, dev's labels are not the model's, or it
             has early exits.
         ParityError: the answers differ by more than allowed and no repair helped.
@@ -141,7 +143,7 @@ def compile_model(
         )
         trial = bench.attempt(())
         allowed = judge.allowed_points(tolerance_points)
-        if table_bits == 4 and trial.drop_points > allowed:
+        if bench.table_bits == 4 and trial.drop_points > allowed:
             bench = dataclasses.replace(bench, table_bits=8)
             trial = bench.attempt(())
         if spec.precision == "fp32":

@@ -401,6 +401,8 @@ def _from_manifest(
             model.ranges = LearnedRanges.from_json(manifest["ranges"])
         if "token_drop" in manifest:
             model.token_drop = TokenDrop.from_json(manifest["token_drop"])
+            if model.token_drop.layer >= model.roles.num_layers:
+                raise UsageError(f"tokens are left out after layer {model.token_drop.layer}")
         return model
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error

@@ -261,6 +261,16 @@ def tokenise_both(
     return train_rows, eval_rows
 
 
+def refuse_full(out: Path) -> None:
+    """Check that a folder to write is not there, or empty.
+
+    Raises:
+        ConfigError: there is something in it, or it is a file.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
+
+
 def saved_task(model: str, option: str = "--model") -> tuple[Task, LabelSet | None]:
     """Return the task and the labels (if it has any) of a run, model or exported folder.
 

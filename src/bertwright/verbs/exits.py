@@ -27,7 +27,7 @@ from bertwright.models.multi import head_folder
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import Task, find_task
 from bertwright.training.evaluation import compute_logits
-from bertwright.verbs.common import DataConfig, read_rows
+from bertwright.verbs.common import DataConfig, read_rows, refuse_full
 
 __all__ = ["EXAMPLES", "GROUPS", "ExitsConfig", "ExitsResult", "ExitsTest", "exits"]
 
@@ -136,8 +136,7 @@ def exits(config: ExitsConfig) -> ExitsResult:
             the family cannot be stopped between its layers.
     """
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
+    refuse_full(out)
     source = model_folder(head_folder(config.model, config.head))
     model, method = TaskModel.load(source), EarlyExit(_method_config(config))
     method.check(model)

@@ -23,7 +23,7 @@ from bertwright.models.sentence_transformers import export_sentence_transformers
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import split_spec
 from bertwright.tasks import find_task
-from bertwright.verbs.common import DataConfig, read_rows, saved_task
+from bertwright.verbs.common import DataConfig, read_rows, refuse_full, saved_task
 
 if TYPE_CHECKING:
     from bertwright.engines.artifact import Artifact
@@ -156,8 +156,7 @@ def export(config: ExportConfig) -> ExportResult:
         ParityError: the exported model answers differently, or int8 costs too much.
     """
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
+    refuse_full(out)
     source = model_folder(head_folder(config.model, config.head))
     parity: dict[str, Any] = {}
     table_bits = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bertwright.config import config_to_dict
 from bertwright.data.labels import LabelSet
@@ -24,7 +25,7 @@ from bertwright.models.task_model import TaskModel
 from bertwright.models.token_drop import TokenDrop
 from bertwright.tasks import Task
 from bertwright.training.evaluation import compute_logits
-from bertwright.verbs.common import DataConfig, read_rows, saved_task
+from bertwright.verbs.common import DataConfig, read_rows, refuse_full, saved_task
 
 __all__ = ["EXAMPLES", "GROUPS", "ShortenConfig", "ShortenResult", "ShortenTest", "shorten"]
 
@@ -127,11 +128,11 @@ def shorten(config: ShortenConfig) -> ShortenResult:
             parts.
     """
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
+    refuse_full(out)
     source = model_folder(head_folder(config.model, config.head))
     model, method = TaskModel.load(source), TokenDropping(_method_config(config))
     method.check(model)
+    model.token_drop = None  # what is compared with is the whole model
     task, labels = saved_task(str(source))
     rows = tests = None
     if config.calibration is not None:
@@ -202,8 +203,6 @@ def _test(model: TaskModel, shorter: TaskModel, rows: EncodedRows, task: Task) -
 
 
 def _tokens_left(drop: TokenDrop | None, rows: EncodedRows) -> float:
-    import torch
-
     lengths = torch.as_tensor(np.asarray(rows.lengths))
     return 1.0 if drop is None else float(drop.count(lengths).sum() / lengths.sum())
 

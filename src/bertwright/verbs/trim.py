@@ -25,7 +25,7 @@ from bertwright.models.task_model import TaskModel
 from bertwright.models.vocabulary import copy_with_pieces
 from bertwright.tasks import Task, find_task
 from bertwright.training.evaluation import compute_logits
-from bertwright.verbs.common import InputConfig, read_rows
+from bertwright.verbs.common import InputConfig, read_rows, refuse_full
 
 __all__ = ["EXAMPLES", "GROUPS", "TrimConfig", "TrimResult", "trim"]
 
@@ -111,8 +111,7 @@ def trim(config: TrimConfig) -> TrimResult:
         ParityError: a text would have other pieces or scores; nothing was written.
     """
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists and is not empty", hint="choose another folder")
+    refuse_full(out)
     source = model_folder(head_folder(config.model, config.head))
     model = TaskModel.load(source)
     task = find_task(model.task)

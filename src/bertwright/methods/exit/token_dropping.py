@@ -140,8 +140,8 @@ CARD = MethodCard(
     expected_source="Abstract of Goyal et al. 2020; not measured here.",
     when_to_use="For texts of hundreds of tokens, in every engine; after training, before int8.",
     when_not_to_use=(
-        "For short texts: `least` tokens go on in any case, and the sort costs more than it saves. "
-        "With poolings that read inner layers."
+        "For short texts: `least` tokens go on in any case, so there is little to save. With "
+        "poolings that read inner layers."
     ),
     siblings="early_exit lets whole texts leave; layer_pruning takes layers out for all.",
     departures=(

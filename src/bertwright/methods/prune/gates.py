@@ -11,10 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.roles import Roles
-from bertwright.models.widths import why_heads_stay, why_neurons_stay, widths_of
+from bertwright.models.task_model import TaskModel
+from bertwright.models.widths import (
+    refuse_fixed,
+    why_heads_stay,
+    why_neurons_stay,
+    widths_of,
+)
 
-__all__ = ["PARTS", "Gates", "Part", "fold_gates"]
+__all__ = ["PARTS", "Gates", "Part", "attach_gates", "fold_gates"]
 
 Part = Literal["heads", "neurons"]
 PARTS: dict[Part, str] = {"heads": "attention_output", "neurons": "ffn_out"}
@@ -114,6 +121,21 @@ class Gates:
         if wide.ndim > 1:
             wide = wide.unsqueeze(0 if self._roles.record.length_first else 1)
         return states * wide.to(states.dtype)
+
+
+def attach_gates(model: TaskModel, parts: Sequence[Part]) -> Gates:
+    """Return gates in their places, at all heads, neurons or both of a model.
+
+    Raises:
+        UnsupportedRoleError: the family keeps its heads or neurons, with the reason.
+        UsageError: the model has been quantized.
+    """
+    refuse_quantized(model, "it cannot be pruned")
+    for part in parts:
+        refuse_fixed(model.roles, part)
+    gates = Gates(model.roles, only=parts)
+    gates.attach()
+    return gates
 
 
 @torch.no_grad()

@@ -15,16 +15,20 @@ from torch import Tensor
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.errors import ConfigError
-from bertwright.methods.prune.gates import Gates, Part
+from bertwright.methods.prune.gates import Part, attach_gates
 from bertwright.methods.prune.importance import Scope, choose_kept
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_widths
 from bertwright.models.task_model import TaskModel
-from bertwright.models.widths import refuse_fixed
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
 
-__all__ = ["GradualPruning", "GradualPruningConfig", "require_something_goes", "share_left"]
+__all__ = [
+    "GradualPruning",
+    "GradualPruningConfig",
+    "require_something_goes",
+    "share_left",
+    "shares_that_go",
+]
 
 
 def share_left(done: float, final: float) -> float:
@@ -51,6 +55,12 @@ def require_something_goes(method: str, heads: float, neurons: float) -> None:
         raise ConfigError(
             f"--method {method}: nothing is to be taken out", hint=f"{method}:heads=0.5,neurons=0.5"
         )
+
+
+def shares_that_go(heads: float, neurons: float) -> dict[Part, float]:
+    """Return the shares that are below 1, by what they are of."""
+    shares: dict[Part, float] = {"heads": heads, "neurons": neurons}
+    return {part: share for part, share in shares.items() if share < 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +141,7 @@ class GradualPruning(Hook):
 
     def __init__(self, config: GradualPruningConfig) -> None:
         self.config = config
-        shares: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
-        self._shares: dict[Part, float] = {k: one for k, one in shares.items() if one < 1}
+        self._shares = shares_that_go(config.heads, config.neurons)
         self._masks: dict[str, list[Tensor]] = {}
         self._sums: dict[str, list[Tensor]] = {}
         self._cuts_done = 0
@@ -144,12 +153,7 @@ class GradualPruning(Hook):
             UnsupportedRoleError: the family keeps its heads or neurons, with the reason.
             UsageError: the model has been quantized.
         """
-        refuse_quantized(state.model, "it cannot be pruned")
-        roles = state.model.roles
-        for what in self._shares:
-            refuse_fixed(roles, what)
-        self._gates = Gates(roles, only=tuple(self._shares))
-        self._gates.attach()
+        self._gates = attach_gates(state.model, tuple(self._shares))
         counts = self._gates.counts
         device = next(state.model.parameters()).device
         self._masks = {

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from bertwright.card import MethodCard
 from bertwright.config import require
-from bertwright.methods.prune.gates import Gates, Part, fold_gates
-from bertwright.methods.prune.gradual import require_something_goes
+from bertwright.methods.prune.gates import attach_gates, fold_gates
+from bertwright.methods.prune.gradual import require_something_goes, shares_that_go
 from bertwright.methods.prune.importance import counts_of_best, keep_best
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_widths
 from bertwright.models.task_model import TaskModel
-from bertwright.models.widths import refuse_fixed
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
 
@@ -133,7 +131,8 @@ CARD = MethodCard(
     siblings="gradual_pruning closes gates by a gradient's size, on a schedule, with no noise.",
     departures=(
         "Gates of heads and of neurons have a share each, where CoFi counts all weights together; "
-        "no gates for layers and width. Exactly the share stays, whatever the gates say."
+        "no gates for layers and width. The share stays whatever the gates say, rounded up in each "
+        "layer."
     ),
 )
 
@@ -146,8 +145,7 @@ class LearnedGates(Hook):
 
     def __init__(self, config: LearnedGatesConfig) -> None:
         self.config = config
-        shares: dict[Part, float] = {"heads": config.heads, "neurons": config.neurons}
-        self._shares: dict[Part, float] = {k: one for k, one in shares.items() if one < 1}
+        self._shares = shares_that_go(config.heads, config.neurons)
 
     def on_start(self, state: RunState) -> None:
         """Put the gates in their places, nearly open.
@@ -156,12 +154,7 @@ class LearnedGates(Hook):
             UnsupportedRoleError: the family keeps its heads or neurons, with the reason.
             UsageError: the model has been quantized.
         """
-        refuse_quantized(state.model, "it cannot be pruned")
-        roles = state.model.roles
-        for what in self._shares:
-            refuse_fixed(roles, what)
-        self._gates = Gates(roles, only=tuple(self._shares))
-        self._gates.attach()
+        self._gates = attach_gates(state.model, tuple(self._shares))
         device = next(state.model.parameters()).device
         self._log_alphas = {
             what: [nn.Parameter(torch.full((count,), START, device=device)) for count in counts]

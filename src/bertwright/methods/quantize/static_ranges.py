@@ -20,8 +20,8 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import UsageError
 from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.methods.quantize.int8 import refuse_quantized
-from bertwright.methods.quantize.qat import refuse_unknown_inputs
-from bertwright.models.ranges import LEVELS, LearnedRanges
+from bertwright.methods.quantize.qat import refuse_unknown_inputs, round_inputs
+from bertwright.models.ranges import LearnedRanges
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 from bertwright.tasks.forward import forward_batches
@@ -64,23 +64,16 @@ def best_range(counts: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
     of their bins; what is outside of the range is clipped to its end. Arguments are those of
     `central_range`.
     """
-    middles = (edges[1:] + edges[:-1]) / 2
+    middles, weights = (torch.from_numpy(one) for one in ((edges[1:] + edges[:-1]) / 2, counts))
     seen = min(float(edges[0]), 0.0), max(float(edges[-1]), 0.0)
     best, least = seen, np.inf
     for low in SHRUNK * seen[0] if seen[0] < 0 else [0.0]:
         for high in SHRUNK * seen[1] if seen[1] > 0 else [0.0]:
-            error = _squared_error(middles, counts, low, high)
+            rounded = round_inputs(middles, torch.tensor([low, high]))
+            error = float((weights * (middles - rounded).square()).sum())
             if error < least:
                 best, least = (float(low), float(high)), error
     return best
-
-
-def _squared_error(middles: np.ndarray, counts: np.ndarray, low: float, high: float) -> float:
-    """Return the sum over the bins of the squared rounding error on the grid of a range."""
-    scale = max((high - low) / LEVELS, 1e-12)
-    zero = np.round(-low / scale)
-    steps = np.clip(np.round(middles / scale) + zero, 0, LEVELS)
-    return float((counts * (middles - scale * (steps - zero)) ** 2).sum())
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def pool_wk(
 
     All that the QR decompositions of the paper say follows from the cosines of each token's
     layers, by one small Cholesky factorisation for all tokens and layers at once. The states are
-    read twice, for the cosines and for the sum, and never copied as a whole.
+    read three times, for their lengths, the cosines and the sum, and never copied as a whole.
 
     Args:
         layers: states after the layers that are used, from low to high, K of [B, L, D]; K is 3 or
@@ -273,7 +273,7 @@ class WkPooling(Pooling):
             "v = sum_t b_t u_t, b_t = Var_k cos(x_k, x_k+1) / sum b"
         ),
         needs="The states of 3 layers or more.",
-        cost="Two readings of all layers' states; nothing is learned.",
+        cost="Three readings of all layers' states; nothing is learned.",
         expected_effect="On SBERT 3.5 points of STS over its mean; on MiniLM 13 below it.",
         expected_source="Wang and Kuo 2020, table 3: 72.59 to 76.09. MiniLM: docs/poolings.md.",
         when_to_use="Where a trial on data like yours shows that it is above the mean.",
