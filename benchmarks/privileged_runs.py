@@ -93,15 +93,15 @@ def train_one(
     shutil.rmtree(folder, ignore_errors=True)
     data = args.work_dir / f"{name}-s{seed}"
     print(out.stem, file=sys.stderr, flush=True)
-    seconds = bertwright(
+    cost = bertwright(
         args,
         *(*words, "--data", str(data / name / "train.jsonl"), "--out", str(folder)),
         *("--eval-data", str(data / name / "dev.jsonl"), "--seed", str(seed)),
         *(*TRAINING[name], "--max-length", "64"),
     )
     reading = WHOLE if who == "privileged-teacher" else ()
-    found = facts(args, name, folder, seconds, test=data / name / "test.jsonl", reading=reading)
-    print(f"  {seconds:.0f} s {found['test']['score']:.4f}", file=sys.stderr, flush=True)
+    found = facts(args, name, folder, cost, test=data / name / "test.jsonl", reading=reading)
+    print(f"  {cost.seconds:.0f} s {found['test']['score']:.4f}", file=sys.stderr, flush=True)
     write_json(out, {"who": who, "seed": seed, "words": NUM_WORDS[name], **found})
     if not is_teacher:
         shutil.rmtree(folder)

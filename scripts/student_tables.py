@@ -14,17 +14,17 @@ __all__ = ["transfer_table"]
 
 RECIPES = {
     "control": "labels alone (control)",
-    "control-5x": "control, 5 times the epochs",
+    "control-3x": "control, 3 times the epochs",
     "soft": "soft targets",
-    "soft-5x": "soft targets, 5 times the epochs",
+    "soft-3x": "soft targets, 3 times the epochs",
     "hidden": "soft targets, hidden states",
     "relations": "soft targets, relations",
     "theseus": "Theseus",
     "layer-drop": "LayerDrop, then cut",
     "gradual": "soft targets, pruned gradually",
-    "generated-control": "control, 4 texts made of each row",
-    "generated-soft": "soft targets, 4 texts made of each row",
-    "generated-hidden": "soft targets, hidden states, 4 texts made of each row",
+    "generated-control": "control, 2 texts made of each row",
+    "generated-soft": "soft targets, 2 texts made of each row",
+    "generated-hidden": "soft targets, hidden states, 2 texts made of each row",
 }
 SIZES = {
     "3": "3 layers",

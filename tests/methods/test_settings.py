@@ -82,12 +82,18 @@ TRAINED = [
 
 
 def run_method(
-    name: str, folder: Path, *, resume: bool = False, other: bool = False, **training: Any
+    name: str,
+    folder: Path,
+    *,
+    resume: bool = False,
+    other: bool = False,
+    family: str = "bert",
+    **training: Any,
 ) -> TaskModel:
     """Make a two-layer student of a tiny teacher by the method, and train it."""
     setting = SETTINGS[name]
     config = setting.other if other else setting.config
-    teacher = tiny_teacher(**setting.overrides)
+    teacher = tiny_teacher(family, **setting.overrides)
     rows = tiny_rows(teacher)
     options = tiny_training(**({"epochs": 2, "checkpoint_steps": 1} | training))
     if isinstance(config, TheseusConfig):
@@ -140,7 +146,7 @@ def run_method(
     learned = with_generated(rows, teacher, config, folder) if name == "transfer_set" else rows
     source: Any = teacher
     if name == "several_teachers":
-        pairs = [(one, rows) for one in (teacher, tiny_teacher(seed=1))]
+        pairs = [(one, rows) for one in (teacher, tiny_teacher(family, seed=1))]
         source = SeveralTeachers(config).apply(pairs, rows, cache_folder=folder.parent / "caches")
     train_distilled(
         student,

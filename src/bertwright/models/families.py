@@ -57,6 +57,10 @@ class Family:
     """What it calls the features of one head."""
     by_head: tuple[str, ...] = ()
     """Paths inside a layer to more projections whose outputs belong to heads; may be absent."""
+    after_attention: str | None = None
+    """Path inside a layer to the module that is called with what attention found and with the
+    states, [B, L, D] both; all after it works token by token. None: there is none, or a layer
+    stands there more than once."""
     heads_fixed: str | None = None
     """Why a layer cannot have fewer heads than another."""
     width_fixed: str | None = "not all that reads them is known here"
@@ -65,6 +69,7 @@ class Family:
     """What the configuration calls the width of the FFN."""
 
 
+_ATTENDED = "attention.output"
 _BERT_PARTS = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -106,10 +111,22 @@ _MODERNBERT_QKV = "modernbert fuses query, key and value in one projection (Wqkv
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
-        Family(name="bert", parts=_BERT_PARTS, width_fixed=None),
-        Family(name="roberta", parts=_BERT_PARTS, position_offset=2, width_fixed=None),
-        Family(name="xlm-roberta", parts=_BERT_PARTS, position_offset=2, width_fixed=None),
-        Family(name="electra", parts=_BERT_PARTS, width_fixed=None),
+        Family(name="bert", parts=_BERT_PARTS, after_attention=_ATTENDED, width_fixed=None),
+        Family(
+            name="roberta",
+            parts=_BERT_PARTS,
+            after_attention=_ATTENDED,
+            position_offset=2,
+            width_fixed=None,
+        ),
+        Family(
+            name="xlm-roberta",
+            parts=_BERT_PARTS,
+            after_attention=_ATTENDED,
+            position_offset=2,
+            width_fixed=None,
+        ),
+        Family(name="electra", parts=_BERT_PARTS, after_attention=_ATTENDED, width_fixed=None),
         Family(
             name="mobilebert",
             parts=_BERT_PARTS,

@@ -33,6 +33,7 @@ from bertwright.models.encoder import (
     save_encoder,
 )
 from bertwright.models.exits import Exits, load_exits
+from bertwright.models.first_token import FirstTokenAlone
 from bertwright.models.heads import HeadConfig, VectorHead, build_head
 from bertwright.models.manifest import (
     FORMAT_VERSION,
@@ -201,6 +202,7 @@ class TaskModel(nn.Module):
         read: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        answer_alone: bool = False,
     ) -> TaskOutput:
         """Run the model.
 
@@ -214,11 +216,15 @@ class TaskModel(nn.Module):
             output_hidden_states: also return what enters each layer.
             output_attentions: also return the attention probabilities. For this call the encoder
                 computes attention in the plain ("eager") way, which is slower.
+            answer_alone: nothing but the answer is wanted, so what it does not need of the last
+                layer is left out where that can be; the answer is the same but for rounding.
         """
         if read is not None:
             return self._answer(read, attention_mask)
+        wanted = (output_hidden_states, output_attentions)
+        alone = answer_alone and not any(wanted)
         states, attentions = self._encode(
-            input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
+            input_ids, attention_mask, token_type_ids, *wanted, answer_alone=alone
         )
         output = (
             TaskOutput(self.head(states.last, attention_mask), None)
@@ -256,6 +262,8 @@ class TaskModel(nn.Module):
         token_type_ids: Tensor | None,
         wants_states: bool,
         wants_attentions: bool,
+        *,
+        answer_alone: bool,
     ) -> tuple[States, tuple[Tensor, ...]]:
         """Return the encoder's states, as many as are asked for, and attentions likewise."""
         roles = self.roles
@@ -275,6 +283,13 @@ class TaskModel(nn.Module):
             hidden = run_with_fewer(
                 roles, self.token_drop, input_ids, attention_mask, token_type_ids
             )
+            return States((hidden,), attention_mask.bool(), input_ids, self.rows_begin_at_0), ()
+        if answer_alone and self.pooling is not None and self.pooling.reads_cls_alone:
+            with FirstTokenAlone(roles, attention_mask) as first:
+                hidden = self.encoder(**inputs).last_hidden_state
+            if hidden.shape[1] == 1:
+                mask = attention_mask.bool().any(dim=1, keepdim=True)
+                return States((hidden,), mask, first.first_of(input_ids)), ()
             return States((hidden,), attention_mask.bool(), input_ids, self.rows_begin_at_0), ()
         with Recorder(roles, wants_states or reads_layers, wants_attentions) as recorder:
             if wants_attentions and roles.asks_for_attentions:

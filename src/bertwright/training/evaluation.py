@@ -87,7 +87,7 @@ def _batches(
     """Yield (positions, the collated batch, logits in fp32), longest rows first."""
     bf16 = resolve_precision(precision) == "bf16"
     for indices, batch, output in forward_batches(
-        model, encoded, batch_tokens=batch_tokens, bf16=bf16
+        model, encoded, batch_tokens=batch_tokens, bf16=bf16, answer_alone=True
     ):
         yield indices, batch, output.logits.float()
 

@@ -276,6 +276,7 @@ def _take_step(
                 **{key: state.batch[key] for key in MODEL_INPUTS if key in state.batch},
                 output_hidden_states=hidden,
                 output_attentions=attentions,
+                answer_alone=True,
             )
             state.output.logits = state.output.logits.float()
             dispatch(hooks, "on_forward", state)

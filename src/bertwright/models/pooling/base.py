@@ -92,6 +92,8 @@ class Pooling(nn.Module, ABC):
     """Whether it reads states other than those that the encoder returns."""
     reads_tokens: ClassVar[bool] = False
     """Whether what it reads has a state for each token."""
+    reads_cls_alone: ClassVar[bool] = False
+    """Whether it reads one state only, that of the classification token after the last layer."""
     random_at_first: ClassVar[bool] = False
     """Whether it says nothing until it is trained."""
 

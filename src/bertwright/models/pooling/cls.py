@@ -31,6 +31,8 @@ class ClsPooling(Pooling):
         departures="None. Found by the mask, so left padding gives the same.",
     )
 
+    reads_cls_alone = True
+
     def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         return self.cls(states)

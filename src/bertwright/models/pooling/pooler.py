@@ -41,6 +41,7 @@ class PoolerPooling(Pooling):
     )
 
     random_at_first = True
+    reads_cls_alone = True
 
     def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
         super().__init__(shape, number)
