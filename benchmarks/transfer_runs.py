@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from general_students import make_general
+
 from bertwright.evaluate.machine import machine, versions
 from bertwright.files import write_json
 
@@ -83,6 +85,8 @@ class Recipe:
     times: int = 1
     """How many times the rows of the others it sees: by more epochs, or by more rows."""
     generated: bool = False
+    general: bool = False
+    """It starts from a student of MiniLM itself, distilled from raw text (general_students.py)."""
     needs_layers: bool = False
     """It matches layers, or replaces them."""
 
@@ -101,6 +105,8 @@ RECIPES = {
     "theseus": Recipe(words=by("theseus"), needs_layers=True),
     "layer-drop": Recipe(words=by("layer_drop:rate=0.5"), needs_layers=True),
     "gradual": Recipe(words=by("soft_targets", "gradual_pruning:heads=0.5,neurons=0.25")),
+    "general-control": Recipe(words=by("none"), general=True),
+    "general-soft": Recipe(words=by("soft_targets"), general=True),
     "generated-control": Recipe(words=by("none"), times=3, generated=True),
     "generated-soft": Recipe(words=by("soft_targets"), times=3, generated=True),
     "generated-hidden": Recipe(
@@ -118,7 +124,7 @@ def is_static(size: str) -> bool:
 
 def fits(size: str, recipe: str) -> bool:
     """Return whether a student of this size can be made so."""
-    if recipe in ("theseus", "layer-drop"):
+    if recipe in ("theseus", "layer-drop") or RECIPES[recipe].general:
         return size.isdigit()
     if recipe == "gradual":
         return size == "thin"
@@ -196,6 +202,7 @@ def run(
         *("--batch-size", str(setup.batch_size), "--seed", str(seed)),
         *("--evals-per-epoch", "1" if how.times > 1 and not how.generated else "2"),
         *(("--generate", str(COPIES)) if how.generated else ()),
+        *(("--start", str(make_general(args, int(size)))) if how.general else ()),
     ]
     print(f"{name} {out.stem}", file=sys.stderr, flush=True)
     cost = bertwright(args, *words)

@@ -28,9 +28,10 @@ from saving_tables import (
     int8_scores_table,
     int8_sizes_table,
     pruned_shapes_table,
+    round_trips_table,
     trimmed_corpora_table,
 )
-from student_tables import transfer_table
+from student_tables import static_table, transfer_table
 
 from bertwright.compress.frontier import find_frontier
 from bertwright.errors import DataError
@@ -242,6 +243,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "document-vectors": document_vectors_table,
     "compare": compare_table,
     "transfer": transfer_table,
+    "static": static_table,
+    "round-trips": round_trips_table,
     "int8-sizes": int8_sizes_table,
     "int8-scores": int8_scores_table,
     "exits": exits_table,

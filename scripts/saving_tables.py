@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ __all__ = [
     "int8_scores_table",
     "int8_sizes_table",
     "pruned_shapes_table",
+    "round_trips_table",
     "trimmed_corpora_table",
 ]
 
@@ -37,7 +38,9 @@ EXPORTS = {
 }
 """Of int8_scores.py; those that end in torch-fp32 are what the ones after them lose points of."""
 OWN = "torch-fp32"
-PARTS = {"heads": "heads", "neurons": "neurons", "layers": "layers"}
+LOADERS = ("stock", "onnxruntime", "openvino")
+"""What opens an exported model, in the order of the columns."""
+PARTS = {"vocabulary": "pieces of the vocabulary"}
 
 
 def int8_sizes_table(results: Path) -> str:
@@ -148,3 +151,37 @@ def pruned_shapes_table(results: Path) -> str:
                 )
     header = ["taken out", "engine", "fewer operations", "throughput", "latency", "MB"]
     return markdown_table(header, rows) if rows else ""
+
+
+def round_trips_table(results: Path) -> str:
+    """Each method's result, of all families: loaded, in stock `transformers`, in each engine."""
+    path = results / "round_trips.json"
+    if not path.exists():
+        return ""
+    found = read_json(path)["found"]
+    rows = []
+    for method, of_family in sorted(found.items()):
+        done = [one for one in of_family.values() if "refused" not in one]
+        refusing = [name for name, one in of_family.items() if "refused" in one]
+        if done:
+            rows.append(
+                [
+                    method,
+                    str(len(done)),
+                    ", ".join(refusing) or "–",
+                    f"{sum(one['loaded_equal'] for one in done)} of {len(done)}",
+                    *(_furthest(done, place) for place in LOADERS),
+                ]
+            )
+    header = ["method", "families", "refused by", "loaded bit for bit"]
+    return markdown_table([*header, "`transformers`", "ONNX Runtime", "OpenVINO"], rows)
+
+
+def _furthest(done: Sequence[Mapping[str, Any]], place: str) -> str:
+    """Return the largest difference in shares of the largest logit, and how many were refused."""
+    opened = [one for one in done if "refused" not in one[place]]
+    refused = len(done) - len(opened)
+    if not opened:
+        return "refused"
+    largest = max(one[place]["max_abs"] / one["max_logit"] for one in opened)
+    return f"{largest:.0e} ({refused} refused)" if refused else f"{largest:.0e}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from layout import markdown_table, over_seeds
 
 from bertwright.files import read_json
 
-__all__ = ["transfer_table"]
+__all__ = ["static_table", "transfer_table"]
 
 RECIPES = {
     "control": "labels alone (control)",
@@ -22,6 +23,8 @@ RECIPES = {
     "theseus": "Theseus",
     "layer-drop": "LayerDrop, then cut",
     "gradual": "soft targets, pruned gradually",
+    "general-control": "labels alone, from a student of raw text",
+    "general-soft": "soft targets, from a student of raw text",
     "generated-control": "control, 2 texts made of each row",
     "generated-soft": "soft targets, 2 texts made of each row",
     "generated-hidden": "soft targets, hidden states, 2 texts made of each row",
@@ -36,30 +39,86 @@ SIZES = {
 }
 
 
+Found = dict[str, dict[str, list[Mapping[str, Any]]]]
+"""Runs by what they learned from and by their size."""
+
+
 def transfer_table(results: Path) -> str:
     """One table a set: test accuracy by what a student learned from and by its size."""
     parts = []
     for folder in sorted((results / "transfer").glob("*")):
-        found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-        for path in sorted(folder.glob("*-s*.json")):
-            run = read_json(path)
-            if "recipe" in run:
-                found.setdefault(run["recipe"], {}).setdefault(run["size"], []).append(run)
+        found = _transfer_runs(folder)
         sizes = [size for size in SIZES if any(size in of_size for of_size in found.values())]
         rows = [
             [
                 words,
-                *(
-                    over_seeds([one["test"]["score"] for one in found[recipe].get(size, ())])
-                    for size in sizes
-                ),
+                *(_accuracy(found[recipe].get(size, ())) for size in sizes),
+                _times_the_control(found, recipe),
             ]
             for recipe, words in RECIPES.items()
             if recipe in found
         ]
         if rows:
             teacher = read_json(folder / "teacher-s0.json")["test"]["score"]
-            header = ["learned from", *(SIZES[size] for size in sizes)]
+            header = ["learned from", *(SIZES[size] for size in sizes), "processor time"]
             title = f"**{folder.name}**, accuracy on test; the teacher has {100 * teacher:.1f}"
             parts.append(f"{title}\n\n{markdown_table(header, rows)}")
     return "\n\n".join(parts)
+
+
+def _transfer_runs(folder: Path) -> Found:
+    found: Found = {}
+    for path in sorted(folder.glob("*-s*.json")):
+        run = read_json(path)
+        if "recipe" in run:
+            found.setdefault(run["recipe"], {}).setdefault(run["size"], []).append(run)
+    return found
+
+
+def _accuracy(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return `84.1 ± 0.3 (3)`: mean, deviation and seeds; of one seed its 95% interval."""
+    if len(runs) == 1:
+        return _with_interval(runs[0]["test"])
+    scores = over_seeds([one["test"]["score"] for one in runs])
+    return f"{scores} ({len(runs)})" if runs else scores
+
+
+def _times_the_control(found: Found, recipe: str) -> str:
+    """Return the processor time of a recipe in that of the control, the mean over sizes."""
+    control, times = found.get("control", {}), []
+    for size, runs in found[recipe].items():
+        if size in control and all(run["cpu_s"] for run in runs):
+            spent = (statistics.mean(run["cpu_s"] for run in of) for of in (runs, control[size]))
+            times.append(next(spent) / next(spent))
+    return f"{statistics.mean(times):.1f}x" if times else "–"
+
+
+def static_table(results: Path) -> str:
+    """Students without attention beside TF-IDF and one layer: accuracy and throughput."""
+    rows = []
+    for path in sorted((results / "static").glob("*.json")):
+        found = read_json(path)
+        tfidf, name = found["tfidf"], found["set"]
+        rows.append([f"{name}, TF-IDF", _with_interval(tfidf), "–", *_rate_and_size(tfidf, tfidf)])
+        speeds = {one["name"]: one for one in found["speeds"]}
+        for size, runs in found["students"].items():
+            scores = [run["test"]["score"] for run in runs]
+            accuracy = over_seeds(scores) if len(runs) > 1 else _with_interval(runs[0]["test"])
+            for engine in ("torch", "openvino"):
+                speed = speeds[f"{size}@{engine}:fp32"]
+                kept = f"{100 * statistics.mean(scores) / found['teacher']['score']:.1f}%"
+                label = f"{name}, {SIZES[size]}, {engine}"
+                rows.append([label, accuracy, kept, *_rate_and_size(speed, tfidf)])
+    header = ["set, model", "accuracy on test", "of the teacher's", "texts/s", "times TF-IDF's"]
+    return markdown_table([*header, "MB"], rows) if rows else ""
+
+
+def _with_interval(score: Mapping[str, Any]) -> str:
+    low, high = (100 * score[f"score_{end}"] for end in ("low", "high"))
+    return f"{100 * score['score']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _rate_and_size(one: Mapping[str, Any], tfidf: Mapping[str, Any]) -> list[str]:
+    rate = one["throughput_texts_s"]
+    times = rate / tfidf["throughput_texts_s"]
+    return [f"{rate:,.0f}", f"{times:.2f}", f"{one['size_mb']:.1f}"]

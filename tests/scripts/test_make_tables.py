@@ -349,18 +349,55 @@ def test_students_stand_by_recipe_and_size(make_tables, tmp_path):
     folder.mkdir(parents=True)
 
     def write(name, score, **more):
-        (folder / f"{name}.json").write_text(json.dumps({"test": {"score": score}, **more}))
+        test = {"score": score, "score_low": score - 0.01, "score_high": score + 0.01}
+        (folder / f"{name}.json").write_text(json.dumps({"test": test, **more}))
 
     write("teacher-s0", 0.9)
     for seed, score in enumerate((0.7, 0.8)):
-        write(f"2-control-s{seed}", score, recipe="control", size="2", seed=seed)
-    write("1-soft-s0", 0.65, recipe="soft", size="1", seed=0)
+        write(f"2-control-s{seed}", score, recipe="control", size="2", cpu_s=100 + 20 * seed)
+    write("1-soft-s0", 0.65, recipe="soft", size="1", cpu_s=50)
+    write("2-soft-3x-s0", 0.66, recipe="soft-3x", size="2", cpu_s=330)
     table = make_tables.TABLES["transfer"](tmp_path)
     assert "**toy**, accuracy on test; the teacher has 90.0" in table
-    assert "| learned from | 2 layers | 1 layer |" in table
-    assert "| labels alone (control) | 75.0 ± 7.1 | – |" in table
-    assert "| soft targets | – | 65.0 |" in table
+    assert "| learned from | 2 layers | 1 layer | processor time |" in table
+    assert "| labels alone (control) | 75.0 ± 7.1 (2) | – | 1.0x |" in table
+    assert "| soft targets | – | 65.0 [64.0, 66.0] | – |" in table
+    assert "| soft targets, 3 times the epochs | 66.0 [65.0, 67.0] | – | 3.0x |" in table
     assert make_tables.TABLES["transfer"](tmp_path / "nothing") == ""
+
+
+def test_students_without_attention_stand_beside_tfidf(make_tables, tmp_path):
+    score = {"score": 0.8, "score_low": 0.79, "score_high": 0.81}
+    speeds = [
+        {"name": f"static@{engine}:fp32", "throughput_texts_s": rate, "size_mb": 14.05}
+        for engine, rate in (("torch", 5000.0), ("openvino", 20000.0))
+    ]
+    found = {
+        "set": "toy",
+        "teacher": {"score": 0.9},
+        "tfidf": {**score, "throughput_texts_s": 10000.0, "size_mb": 2.0},
+        "students": {"static": [{"test": {"score": one}} for one in (0.84, 0.86)]},
+        "speeds": speeds,
+    }
+    write(tmp_path, "static/toy.json", found)
+    lines = make_tables.static_table(tmp_path).splitlines()
+    assert lines[-3] == "| toy, TF-IDF | 80.0 [79.0, 81.0] | – | 10,000 | 1.00 | 2.0 |"
+    assert lines[-2].startswith("| toy, static, torch | 85.0 ± 1.4 | 94.4% | 5,000 | 0.50 |")
+    assert lines[-1].startswith("| toy, static, openvino | 85.0 ± 1.4 | 94.4% | 20,000 | 2.00 |")
+    assert make_tables.static_table(tmp_path / "nothing") == ""
+
+
+def test_round_trips_tell_the_furthest_and_what_was_refused(make_tables, tmp_path):
+    refused = {"refused": "no such part"}
+    whole = {"max_logit": 2.0, "loaded_equal": True, "stock": {"max_abs": 0.0}}
+    bert = {**whole, "onnxruntime": {"max_abs": 4e-6}, "openvino": refused}
+    albert = {**whole, "loaded_equal": False, "stock": refused}
+    albert |= {"onnxruntime": {"max_abs": 2e-6}, "openvino": refused}
+    found = {"heads": {"bert": bert, "albert": albert, "xlnet": refused}, "none": {"bert": refused}}
+    write(tmp_path, "round_trips.json", {"found": found})
+    lines = make_tables.round_trips_table(tmp_path).splitlines()
+    assert len(lines) == 3
+    assert lines[-1] == "| heads | 2 | xlnet | 1 of 2 | 0e+00 (1 refused) | 2e-06 | refused |"
 
 
 def write(results, place, values):

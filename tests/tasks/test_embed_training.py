@@ -92,6 +92,7 @@ def test_pairs_train_and_are_judged_by_scores_or_by_themselves(tmp_path):
 def test_texts_alone_train_but_are_not_judged(tmp_path):
     encoder = TASK.training_encoder
     assert encoder == TextsEncoder(twice=True) and TASK.encoder == TextsEncoder()
+    assert TASK.taught_encoder == TextsEncoder()
     model, _, result = train_on("alone", tmp_path / "a", task=find_task("embed:scale=20"))
     assert result.primary == "spearman" and math.isfinite(result.metrics["loss"])
     fresh = tiny_model()

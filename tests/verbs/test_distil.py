@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,14 @@ import torch
 
 import bertwright
 from bertwright.cli.main import main
+from bertwright.data.tokenise import tokenise
 from bertwright.errors import ConfigError, ModelLoadError, UsageError
+from bertwright.models.build import build_task_model
+from bertwright.models.outputs import Outputs
 from bertwright.models.widths import LayerWidths, widths_of
+from bertwright.tasks.embed_rows import TextsEncoder
 from tiny import tiny_encoder
+from verbs.conftest import make_rows
 
 QUICK = {"max_steps": 4, "max_length": 16, "precision": "fp32", "evals_per_epoch": 1}
 
@@ -270,3 +276,45 @@ def test_a_thinner_student_in_all_ways(teacher, data, tmp_path):
     assert student.roles.hidden_size == 16 and student.roles.num_layers == 3
     with pytest.raises(ConfigError, match="--heads share=0.5,by=luck"):
         distil(teacher, data, tmp_path / "x", heads="share=0.5,by=luck")
+
+
+def test_an_encoder_is_distilled_from_texts_that_nobody_labelled(
+    encoder_dir, tmp_path, monkeypatch
+):
+    encoders = []
+
+    def noted(*args, encoder, **options):
+        encoders.append(encoder)
+        return tokenise(*args, encoder=encoder, **options)
+
+    monkeypatch.setattr(sys.modules["bertwright.data.tokenise"], "tokenise", noted)
+    vectors = Outputs(0, kind="vectors")
+    whole = build_task_model(str(encoder_dir), task="embed", labels=[], outputs=vectors)
+    whole.save(tmp_path / "teacher")
+    texts = [text for text, _ in make_rows(40, 5)]
+    pairs = [
+        {"text": a, "text_b": b, "score": i % 5}
+        for i, (a, b) in enumerate(zip(texts, texts[::-1], strict=True))
+    ]
+    for name, rows in (("texts", [{"text": text} for text in texts]), ("pairs", pairs)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    data = {"train": str(tmp_path / "texts.jsonl"), "dev": str(tmp_path / "pairs.jsonl")}
+    taught = ("soft_targets:alpha=1", "hidden_matching")
+    more = {"batch_size": 8, "epochs": 2, "max_steps": None, "lr": 3e-3}
+    distil(tmp_path / "teacher", data, tmp_path / "small", method=taught, **more)
+    lines = (tmp_path / "small" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert encoders == [TextsEncoder(), TextsEncoder()], "each text once"
+    assert 0 < losses[-1] < losses[0]
+    distil(tmp_path / "teacher", data, tmp_path / "alone", method=("none",), **more)
+    assert encoders[2] == TextsEncoder(twice=True), "its own second view, without a teacher"
+    bertwright.finetune(
+        model=str(tmp_path / "small"),
+        data=data["dev"],
+        eval_data=data["dev"],
+        task="regress",
+        out=str(tmp_path / "task"),
+        **QUICK,
+    )
+    assert bertwright.load(str(tmp_path / "task")).roles.num_layers == 2

@@ -51,6 +51,11 @@ class Task(Objective):
         return self.encoder
 
     @property
+    def taught_encoder(self) -> RowEncoder:
+        """How they become features where a teacher answers them, labels or not."""
+        return self.training_encoder
+
+    @property
     def spec(self) -> str:
         """Its name with the options that are not as usual, as `find_task` takes it."""
         given = [(f.name, getattr(self, f.name)) for f in fields(self)]

@@ -75,6 +75,11 @@ class Embed(Task):
         """Texts alone are given twice."""
         return TextsEncoder(twice=True)
 
+    @property
+    def taught_encoder(self) -> RowEncoder:
+        """Texts alone are given once: the teacher's vectors are all that they are to be near to."""
+        return self.encoder
+
     def judging(self, encoded: EncodedRows) -> Self:
         """Return it by scores where the rows have some, else by ranks.
 
@@ -131,16 +136,13 @@ class Embed(Task):
             logits: unit vectors [F,E] of whole rows, a row's texts one after the other.
             batch: has `places` and `text_ids` [F], and `scores` or `groups` [F] if there are any.
             model: its head has the range of the scores. Where it was trained without any, they are
-                taken from 0 to 1 in the batch.
-
-        Raises:
-            DataError: texts alone, each once.
+                taken from 0 to 1 in the batch. Texts alone, each once, have no loss of their own.
         """
         vectors, places = logits.float(), batch["places"]
         if "groups" in batch:
             return label_losses(vectors, batch["groups"], self.scale)
         if not bool((places == POSITIVE).any()):
-            raise DataError("the rows have no scores, second texts or labels to give a loss")
+            return vectors.new_zeros(len(vectors))
         row_of = torch.cumsum((places == ANCHOR).long(), dim=0) - 1
         if "scores" not in batch:
             losses = contrastive_losses(vectors, places, batch["text_ids"], self.scale)

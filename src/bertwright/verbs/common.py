@@ -241,13 +241,16 @@ def tokenise_both(
     task: Task,
     *,
     long_rows: Literal["truncate", "stop"],
+    taught: bool = False,
 ) -> tuple[EncodedRows, EncodedRows]:
     """Return the rows to train on and those to evaluate on as the model takes them.
 
+    With `taught` a teacher answers the rows to train on.
     Errors are those of `tokenise`.
     """
     from bertwright.data.tokenise import tokenise
 
+    first = task.taught_encoder if taught else task.training_encoder
     train_rows, eval_rows = (
         tokenise(
             part,
@@ -256,7 +259,7 @@ def tokenise_both(
             max_length=model.max_length,
             long_rows=long_rows,
         )
-        for part, encoder in zip(rows, (task.training_encoder, task.encoder), strict=True)
+        for part, encoder in zip(rows, (first, task.encoder), strict=True)
     )
     return train_rows, eval_rows
 

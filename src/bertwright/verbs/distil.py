@@ -267,11 +267,12 @@ def distil(config: DistilConfig) -> TrainedResult:
     parent.max_length = config.training.max_length
     num_labelled = len(rows)
     rows = with_more_rows(config, rows, teacher, task, labels, run_dir)
+    asked = any(not isinstance(method, PRUNING_IN_TRAINING) for method in methods)
+    taught = asked and not isinstance(methods[0], TheseusConfig)
     encoded, encoded_eval = tokenise_both(
-        (rows, eval_rows), parent, task, long_rows=config.long_rows
+        (rows, eval_rows), parent, task, long_rows=config.long_rows, taught=taught
     )
     student = new_student(config, parent, layers, encoded, task)
-    asked = any(not isinstance(method, PRUNING_IN_TRAINING) for method in methods)
     source = teacher_of(config, teachers, parent, task, rows, encoded) if asked else teacher
     student, result = _train(config, methods, student, source, encoded, encoded_eval, run_dir)
     student.lineage = {

@@ -29,7 +29,7 @@ from bertwright.tasks import Task, find_task
 from bertwright.training.evaluation import compute_logits
 from bertwright.verbs.common import DataConfig, read_rows, refuse_full
 
-__all__ = ["EXAMPLES", "GROUPS", "ExitsConfig", "ExitsResult", "ExitsTest", "exits"]
+__all__ = ["EXAMPLES", "GROUPS", "ExitsConfig", "ExitsResult", "ExitsTest", "exits", "judge_exits"]
 
 EXAMPLES = (
     (
@@ -158,7 +158,7 @@ def exits(config: ExitsConfig) -> ExitsResult:
         confidence=config.confidence,
         calibration=found,
         rows_needed=rows_needed(config.agreement, config.confidence),
-        test=None if tests is None else _test(model, early, tests, task),
+        test=None if tests is None else judge_exits(model, early, tests, task),
     )
     early.lineage = _lineage(config, model, found)
     early.save(out)
@@ -201,7 +201,8 @@ def _encode(
     return tokenise(rows, model.tokenizer, encoder=task.encoder, max_length=model.max_length)
 
 
-def _test(model: TaskModel, early: TaskModel, rows: EncodedRows, task: Task) -> ExitsTest:
+def judge_exits(model: TaskModel, early: TaskModel, rows: EncodedRows, task: Task) -> ExitsTest:
+    """Return what a model with exits does on labelled rows, beside the model as it was."""
     whole = compute_logits(model, rows, precision="fp32")
     answers, layers = answer_rows(early, rows)
     task = task.judging(rows)

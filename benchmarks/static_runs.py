@@ -1,0 +1,173 @@
+"""Students without attention beside TF-IDF and a student of one layer: score and throughput.
+
+    OMP_NUM_THREADS=2 .venv/bin/python benchmarks/static_runs.py --threads 2 --data-dir DIR
+
+On clinc150 and sst2 the teachers are those of transfer_runs.py, on ag_news MiniLM fine-tuned on
+5,000 of its rows; each with its vocabulary trimmed to its set. Static students (alone, and with
+pairs of pieces) learn by soft targets with three seeds, one layer with the first; TF-IDF
+with logistic regression is that of `bertwright compare`. All are judged on test. Then they are
+measured side by side on the same texts, text in, label out: each student in OpenVINO and torch, in
+a process of its own, and TF-IDF before and after them (`--prepare` leaves that for later, when the
+machine is quiet). Writes `results/static/SET.json`; what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import random
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from task_data import read_rows, write_rows
+from transfer_runs import SETUPS, SIZES, Setup, bertwright, data_words, facts, make_trimmed_teacher
+
+from bertwright.compare.bag_of_words import TfidfContender
+from bertwright.compare.contender import LabelledTexts
+from bertwright.engines.compile import compile_model
+from bertwright.evaluate.judged import Judged
+from bertwright.evaluate.machine import machine, versions
+from bertwright.evaluate.measure import Target, measure_targets
+from bertwright.files import read_json, write_json
+from bertwright.tasks import find_task
+from bertwright.tasks.metrics.classes import class_statistics
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "static"
+NEWS = Setup(
+    train="train",
+    teacher=("--epochs", "2", "--lr", "1e-4", "--batch-size", "32", "--max-length", "64"),
+    epochs=4,
+    lr=2e-4,
+    static_lr=3e-3,
+    batch_size=32,
+)
+NEWS_ROWS, NEWS_DEV = 5000, 1000
+STATIC_EPOCHS = 10
+SEEDS = {"static": 3, "static-ngrams": 3, "1": 1}
+"""How many, by size as transfer_runs.py names it."""
+SPEED_ROWS = 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--prepare", action="store_true", help="measure no speed, write no result")
+    parser.add_argument("--sets", nargs="*", default=[*SETUPS, "ag_news"])
+    args = parser.parse_args()
+    SETUPS["ag_news"] = NEWS
+    for name in args.sets:
+        own = copy.copy(args)
+        if name == "ag_news":
+            own.data_dir = split_news(args)
+        students = {size: train_students(own, name, size) for size in SEEDS}
+        out = RESULTS / f"{name}.json"
+        if not (args.prepare or out.exists()):
+            write_json(out, measure_set(own, name, students))
+
+
+def split_news(args: argparse.Namespace) -> Path:
+    """Write the rows of ag_news to learn from, to choose by and to judge by; return their place."""
+    home = args.work_dir / "data"
+    if not (home / "ag_news" / "test.jsonl").exists():
+        rows = read_rows(args.data_dir / "ag_news" / "train.jsonl.gz")
+        rows = random.Random(0).sample(rows, NEWS_ROWS + NEWS_DEV)
+        (home / "ag_news").mkdir(parents=True, exist_ok=True)
+        write_rows(home / "ag_news" / "train.jsonl", rows[NEWS_DEV:])
+        write_rows(home / "ag_news" / "dev.jsonl", rows[:NEWS_DEV])
+        test = read_rows(args.data_dir / "ag_news" / "test.jsonl")
+        write_rows(home / "ag_news" / "test.jsonl", test)
+    return home
+
+
+def train_students(args: argparse.Namespace, name: str, size: str) -> list[Path]:
+    """Train the students of one size, a seed each; return their folders, facts.json in each."""
+    teacher, setup, folders = make_trimmed_teacher(args, name), SETUPS[name], []
+    is_static = size.startswith("static")
+    for seed in range(SEEDS[size]):
+        folder = args.work_dir / name / f"beside-{size}-s{seed}"
+        folders.append(folder)
+        if (folder / "facts.json").exists():
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"{name} {folder.name}", file=sys.stderr, flush=True)
+        cost = bertwright(
+            args,
+            *("distil", "--teacher", str(teacher), *data_words(args, name), *SIZES[size]),
+            *("--lr", str(setup.static_lr if is_static else setup.lr), "--seed", str(seed)),
+            *("--epochs", str(STATIC_EPOCHS if is_static else setup.epochs)),
+            *("--batch-size", str(setup.batch_size), "--out", str(folder)),
+        )
+        found = facts(args, name, folder, cost)
+        print(f"  {cost.seconds:.0f} s {found['test']['score']:.4f}", file=sys.stderr, flush=True)
+        write_json(folder / "facts.json", found)
+    return folders
+
+
+def measure_set(
+    args: argparse.Namespace, name: str, students: dict[str, list[Path]]
+) -> dict[str, Any]:
+    """Return scores and speeds of all students, and of TF-IDF."""
+    splits = (SETUPS[name].train, "dev", "test")
+    rows = {split: read_rows(args.data_dir / name / f"{split}.jsonl") for split in splits}
+    texts = [row["text"] for row in rows["test"]]
+    texts = random.Random(0).sample(texts, min(SPEED_ROWS, len(texts)))
+    train, dev, test = (labelled(rows[split], rows[splits[0]]) for split in splits)
+    tfidf = TfidfContender().fit(train, dev, num_classes=int(train.labels.max()) + 1, seed=0)
+    answers = tfidf.logits(test.texts).argmax(axis=1)
+    score = Judged(find_task("classify"), class_statistics(answers, test.labels)).interval()
+    targets = []
+    for size, (first, *_) in students.items():
+        place = first.parent / f"{first.name}-openvino"
+        if not place.exists():
+            compile_model(first, "openvino:fp32", place, threads=args.threads)
+        targets += [
+            Target(name=f"{size}@torch:fp32", path=first, spec="torch:fp32"),
+            Target(name=f"{size}@openvino:fp32", path=place, spec="openvino:fp32"),
+        ]
+    rates = [rate_of(tfidf, texts) for _ in range(args.repeats)]
+    measured = measure_targets(
+        targets, {"text": texts}, threads=args.threads, repeats=args.repeats, latency_rows=100
+    )
+    rates += [rate_of(tfidf, texts) for _ in range(args.repeats)]
+    return {
+        "set": name,
+        "tfidf": {
+            **{"score": score.score, "score_low": score.low, "score_high": score.high},
+            **{"throughput_texts_s": statistics.median(rates), "size_mb": tfidf.num_bytes / 1e6},
+        },
+        "students": {
+            size: [read_json(folder / "facts.json") for folder in folders]
+            for size, folders in students.items()
+        },
+        "teacher": read_json(
+            RESULTS.parent / "transfer" / name / "teacher-s0.json",
+        )["test"],
+        "speeds": [vars(one) for one in measured],
+        **{"threads": args.threads, "machine": machine(), "versions": versions()},
+    }
+
+
+def labelled(rows: list[dict[str, Any]], train: list[dict[str, Any]]) -> LabelledTexts:
+    """Return texts and the ids of their labels, by the labels of the rows to learn from."""
+    ids = {label: place for place, label in enumerate(sorted({row["label"] for row in train}))}
+    labels = np.array([ids[row["label"]] for row in rows], np.int64)
+    return LabelledTexts(texts=[row["text"] for row in rows], labels=labels)
+
+
+def rate_of(classifier: Any, texts: list[str]) -> float:
+    """Return texts a second, labels out."""
+    began = time.perf_counter()
+    classifier.logits(texts).argmax(axis=1)
+    return len(texts) / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
