@@ -33,6 +33,10 @@ class SearchConfig:
     small: tuple[str, ...] = ()
     """A student without attention to try too: static, cnn or lstm, with options static:ngrams=2
     (`bertwright methods small_student`); may be given several times."""
+    start: tuple[str, ...] = ()
+    """A shallow encoder that students of its depth start from, controls too, in place of the
+    teacher's layers: best a student of the encoder itself, distilled from raw text
+    (docs/students.md). May be given several times, a depth each."""
     small_lr: float | None = None
     """Peak learning rate of those. Without it: 20 times --lr."""
     students: tuple[StudentMethod, ...] = ()

@@ -32,6 +32,7 @@ from bertwright.compress.config import SearchConfig
 from bertwright.compress.frontier import find_frontier, summarise_seeds
 from bertwright.compress.halving import choose_dropped
 from bertwright.compress.record import TEACHER, report_extras
+from bertwright.compress.starts import starts_by_depth
 from bertwright.compress.students import (
     StudentContext,
     TrainedStudent,
@@ -115,6 +116,7 @@ def search(
         else _encode(rows.transfer, teacher, task.training_encoder),
         theseus_lr=config.theseus_lr,
         small_lr=config.small_lr,
+        starts=starts_by_depth(config.start, teacher),
     )
     baseline, note = baseline_target(task, teacher_dir, teacher.max_length, out / "artifacts")
     bench = Bench(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class StudentContext:
     """What all but the controls learn from: `train_rows` and rows that the teacher answered."""
     small_lr: float | None = None
     """Peak learning rate of students without attention; None: `SMALL_LR_TIMES` the others'."""
+    starts: Mapping[int, str] = field(default_factory=dict)
+    """Depth -> encoder that students of it start from, in place of the teacher's layers."""
 
     def folder_of(self, plan: StudentPlan) -> Path:
         """Return the run directory of a student."""
@@ -196,16 +198,7 @@ def _train_control(
     """Fine-tune a cut-down pre-trained encoder on the labels alone: nothing of the teacher."""
     teacher = context.teacher
     training = context.training_of(plan)
-    base = build_task_model(
-        context.base_model,
-        task=teacher.task,
-        labels=teacher.labels,
-        config=teacher.config,
-        max_length=teacher.max_length,
-        seed=plan.seed,
-        tokenizer=teacher.tokenizer,
-        outputs=teacher.outputs,
-    )
+    base = _untrained(context.base_model, teacher, plan.seed)
     student = _student_of(base, plan, context, control=True)
     result = train(
         student,
@@ -220,6 +213,20 @@ def _train_control(
     return student, result
 
 
+def _untrained(encoder: str, teacher: TaskModel, seed: int) -> TaskModel:
+    """Return an encoder for the teacher's task that has not learned it."""
+    return build_task_model(
+        encoder,
+        task=teacher.task,
+        labels=teacher.labels,
+        config=teacher.config,
+        max_length=teacher.max_length,
+        seed=seed,
+        tokenizer=teacher.tokenizer,
+        outputs=teacher.outputs,
+    )
+
+
 def _student_of(
     model: TaskModel, plan: StudentPlan, context: StudentContext, *, control: bool = False
 ) -> TaskModel:
@@ -231,6 +238,8 @@ def _student_of(
     if plan.small:
         maker = SmallStudent(small_of(plan.small))
         return maker.apply(model, context.train_rows, seed=plan.seed)
+    if plan.layers in context.starts and not plan.is_narrow:
+        return _untrained(context.starts[plan.layers], context.teacher, plan.seed)
     task = find_task(model.task)
     if plan.heads < 1:
         heads = HeadPruningConfig(
