@@ -95,6 +95,7 @@ def by(*methods: str) -> tuple[str, ...]:
     return tuple(word for method in methods for word in ("--method", method))
 
 
+MEAN, FIRST = ("--pooling", "mean"), ("--layer-choice", "first")
 RECIPES = {
     "control": Recipe(words=by("none")),
     "control-3x": Recipe(words=by("none"), times=3),
@@ -105,8 +106,12 @@ RECIPES = {
     "theseus": Recipe(words=by("theseus"), needs_layers=True),
     "layer-drop": Recipe(words=by("layer_drop:rate=0.5"), needs_layers=True),
     "gradual": Recipe(words=by("soft_targets", "gradual_pruning:heads=0.5,neurons=0.25")),
-    "general-control": Recipe(words=by("none"), general=True),
-    "general-soft": Recipe(words=by("soft_targets"), general=True),
+    "mean-control": Recipe(words=(*by("none"), *MEAN)),
+    "mean-soft": Recipe(words=(*by("soft_targets"), *MEAN)),
+    "first-control": Recipe(words=(*by("none"), *MEAN, *FIRST)),
+    "first-soft": Recipe(words=(*by("soft_targets"), *MEAN, *FIRST)),
+    "general-control": Recipe(words=(*by("none"), *MEAN), general=True),
+    "general-soft": Recipe(words=(*by("soft_targets"), *MEAN), general=True),
     "generated-control": Recipe(words=by("none"), times=3, generated=True),
     "generated-soft": Recipe(words=by("soft_targets"), times=3, generated=True),
     "generated-hidden": Recipe(
@@ -128,7 +133,8 @@ def fits(size: str, recipe: str) -> bool:
         return size.isdigit()
     if recipe == "gradual":
         return size == "thin"
-    return not (is_static(size) and RECIPES[recipe].needs_layers)
+    how = RECIPES[recipe]
+    return not (is_static(size) and (how.needs_layers or "--pooling" in how.words))
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ from bertwright.errors import (
     ModelLoadError,
     UsageError,
 )
-from bertwright.models.build import build_task_model, copy_with_layers
+from bertwright.models.build import build_task_model, copy_with_layers, copy_with_pooling
 from bertwright.models.encoder import load_encoder
+from bertwright.models.outputs import Outputs
 from bertwright.models.task_model import ModelConfig, TaskModel
 from tiny import FAMILY_NAMES, tiny_batch, tiny_encoder
 
@@ -319,3 +320,20 @@ def test_a_model_without_a_tokenizer_saves_and_loads(tmp_path):
     assert loaded.tokenizer is None
     batch = tiny_batch(tokenizer)
     assert torch.equal(logits_of(loaded, batch), logits_of(model, batch))
+
+
+def test_another_pooling_keeps_the_head_where_it_fits_and_draws_by_the_seed():
+    model = tiny_model()
+    mean = copy_with_pooling(model, "mean", seed=0)
+    assert (mean.pooling.spec, model.pooling.spec) == ("mean", "cls")
+    assert all(map(torch.equal, mean.head.state_dict().values(), model.head.state_dict().values()))
+    wide = [copy_with_pooling(model, "mean-max", seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (
+        next(p for p in one.head.parameters() if p.ndim == 2 and p.shape[1] == 64) for one in wide
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    tagger = build_task_model(
+        tiny_encoder("bert")[0], task="tag", labels=["O"], outputs=Outputs(1, level="token")
+    )
+    with pytest.raises(UsageError, match="outputs a token, and no pooling"):
+        copy_with_pooling(tagger, "mean", seed=0)

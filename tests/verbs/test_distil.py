@@ -11,7 +11,7 @@ import torch
 import bertwright
 from bertwright.cli.main import main
 from bertwright.data.tokenise import tokenise
-from bertwright.errors import ConfigError, ModelLoadError, UsageError
+from bertwright.errors import ConfigError, ModelLoadError, UnknownChoiceError, UsageError
 from bertwright.models.build import build_task_model
 from bertwright.models.outputs import Outputs
 from bertwright.models.widths import LayerWidths, widths_of
@@ -318,3 +318,20 @@ def test_an_encoder_is_distilled_from_texts_that_nobody_labelled(
         **QUICK,
     )
     assert bertwright.load(str(tmp_path / "task")).roles.num_layers == 2
+
+
+def test_a_student_may_pool_in_another_way_than_its_teacher(teacher, data, tmp_path):
+    distil(teacher, data, tmp_path / "mean", pooling="mean", layer_choice="first")
+    student, parent = bertwright.load(str(tmp_path / "mean")), bertwright.load(str(teacher))
+    assert (student.pooling.spec, parent.pooling.spec) == ("mean", "cls")
+    distil(teacher, data, tmp_path / "new", pooling="mean", max_steps=1, lr=1e-12)
+    untrained = bertwright.load(str(tmp_path / "new"))
+    for ours, theirs in zip(untrained.head.parameters(), parent.head.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    distil(teacher, data, tmp_path / "wide", pooling="mean-max")
+    assert bertwright.load(str(tmp_path / "wide")).pooling.width == 64
+    for refused in ({"student": "static", "layers": None}, {"method": ("theseus",)}):
+        with pytest.raises(ConfigError, match="--pooling mean: a static"):
+            distil(teacher, data, tmp_path / "no", pooling="mean", **refused)
+    with pytest.raises(UnknownChoiceError, match="median"):
+        distil(teacher, data, tmp_path / "no", pooling="median")

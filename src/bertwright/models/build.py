@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertwright.errors import ModelLoadError, UnsupportedRoleError
+from bertwright.errors import ModelLoadError, UnsupportedRoleError, UsageError
 from bertwright.models.depth import make_shallower
 from bertwright.models.encoder import load_encoder, read_checkpoint_tensors
 from bertwright.models.factorised import factorise_embeddings
@@ -189,6 +189,31 @@ def copy_with_factors(model: TaskModel, rank: int, weights: Tensor | None = None
     listed = None if weights is None else weights.tolist()
     plan = model.surgery.then_factor_embeddings(rank, listed)
     return copy_around(model, factored, model.config, plan)
+
+
+def copy_with_pooling(model: TaskModel, pooling: str, *, seed: int) -> TaskModel:
+    """Return a copy that makes one vector of its states in another way.
+
+    The head goes with it where the vector is as wide as before; else it is new.
+
+    Args:
+        model: with outputs for a whole text.
+        pooling: as in `--pooling`.
+        seed: of what is new.
+
+    Raises:
+        UsageError: the model has outputs a token, and so no pooling.
+        ConfigError: the pooling's number does not fit the encoder.
+    """
+    if model.pooling is None:
+        raise UsageError(
+            f"--pooling {pooling}: the task {model.task} has outputs a token, and no pooling",
+            hint="leave --pooling out",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = replace(model.config, pooling=pooling)
+        return copy_around(model, copy.deepcopy(model.encoder), config, model.surgery)
 
 
 def copy_around(

@@ -17,6 +17,7 @@ from bertwright.methods.prune.train import PRUNING_IN_TRAINING, train_pruned
 from bertwright.methods.quantize.qat import QatConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
+from bertwright.models.pooling import check_pooling
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, parse_method_spec
 from bertwright.tasks import find_task
@@ -95,6 +96,7 @@ GROUPS = {
         "width",
         "embeddings",
         "start",
+        "pooling",
         "student",
     ),
     "Training": ("method", *TRAINING_BASICS),
@@ -159,6 +161,10 @@ class DistilConfig:
     start: str | None = None
     """An encoder that the student starts from in place of the teacher's layers: a Hub name, a
     folder, or minilm. It may be of another family and vocabulary; its head is new."""
+    pooling: str | None = None
+    """How the student makes one vector of its states, where that is not to be the teacher's way:
+    mean, max, weighted-layers:2, ... (`bertwright methods`). A shallow student that reads the first
+    token alone has had little time to gather the others there."""
     student: str | None = None
     """A student without attention: static (the mean of token vectors), cnn or lstm, with options
     static:ngrams=2,width=128 (`bertwright methods small_student`). It needs a high --lr."""
@@ -188,6 +194,14 @@ class DistilConfig:
 
     def _check_size(self) -> None:
         narrow = pruning_methods(self)
+        if self.pooling is not None:
+            check_pooling(self.pooling)
+            if self.student or self._names(("theseus",)):
+                raise ConfigError(
+                    f"--pooling {self.pooling}: a static, cnn or lstm student has its own, and one "
+                    "of theseus its teacher's",
+                    hint="leave --pooling out",
+                )
         cut = self.layers is not None or self.layer_choice is not None or bool(narrow)
         if small_student(self) is not None and (cut or self.start):
             raise ConfigError(

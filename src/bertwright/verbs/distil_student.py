@@ -13,7 +13,7 @@ from bertwright.methods.distil.student_init import (
     init_student,
     read_layer_choice,
 )
-from bertwright.models.build import build_task_model
+from bertwright.models.build import build_task_model, copy_with_pooling
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, split_spec
 from bertwright.tasks import Task
@@ -134,9 +134,12 @@ def new_student(
     task: Task,
 ) -> TaskModel:
     """Return the student as it is before training, made of parts of `parent`."""
-    maker = small_student(config)
+    maker, seed = small_student(config), config.training.seed
     if maker is not None:
-        return maker.apply(parent, rows, seed=config.training.seed)
+        return maker.apply(parent, rows, seed=seed)
     for pruning in pruning_methods(config):
         parent = pruning.apply(parent, rows, task)
-    return init_student(parent, layers)
+    student = init_student(parent, layers)
+    if config.pooling is not None:
+        student = copy_with_pooling(student, config.pooling, seed=seed)
+    return student
