@@ -85,6 +85,8 @@ class Recipe:
     times: int = 1
     """How many times the rows of the others it sees: by more epochs, or by more rows."""
     generated: bool = False
+    lr_times: float = 1.0
+    """Its rate, in that of the others."""
     general: bool = False
     """It starts from a student of MiniLM itself, distilled from raw text (general_students.py)."""
     needs_layers: bool = False
@@ -95,7 +97,8 @@ def by(*methods: str) -> tuple[str, ...]:
     return tuple(word for method in methods for word in ("--method", method))
 
 
-MEAN, FIRST = ("--pooling", "mean"), ("--layer-choice", "first")
+MEAN, CLS_MEAN = ("--pooling", "mean"), ("--pooling", "cls-mean")
+FIRST = ("--layer-choice", "first")
 RECIPES = {
     "control": Recipe(words=by("none")),
     "control-3x": Recipe(words=by("none"), times=3),
@@ -110,6 +113,11 @@ RECIPES = {
     "mean-soft": Recipe(words=(*by("soft_targets"), *MEAN)),
     "first-control": Recipe(words=(*by("none"), *MEAN, *FIRST)),
     "first-soft": Recipe(words=(*by("soft_targets"), *MEAN, *FIRST)),
+    "fitted": Recipe(words=(*by("fitted_head"), *CLS_MEAN, *FIRST)),
+    "fitted-soft": Recipe(
+        words=(*by("fitted_head", "soft_targets"), *CLS_MEAN, *FIRST), lr_times=0.2
+    ),
+    "cls-mean-control": Recipe(words=(*by("none"), *CLS_MEAN, *FIRST), lr_times=0.2),
     "general-control": Recipe(words=(*by("none"), *MEAN), general=True),
     "general-soft": Recipe(words=(*by("soft_targets"), *MEAN), general=True),
     "generated-control": Recipe(words=by("none"), times=3, generated=True),
@@ -134,6 +142,8 @@ def fits(size: str, recipe: str) -> bool:
     if recipe == "gradual":
         return size == "thin"
     how = RECIPES[recipe]
+    if "--layer-choice" in how.words:
+        return size.isdigit()
     return not (is_static(size) and (how.needs_layers or "--pooling" in how.words))
 
 
@@ -199,7 +209,7 @@ def run(
     how, setup = RECIPES[recipe], SETUPS[name]
     folder = args.work_dir / name / f"{size}-{recipe}-s{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    lr = setup.static_lr if is_static(size) else setup.lr
+    lr = how.lr_times * (setup.static_lr if is_static(size) else setup.lr)
     epochs = setup.epochs * (1 if how.generated else how.times)
     words = [
         *("distil", "--teacher", str(teacher), *data_words(args, name), "--out", str(folder)),
@@ -311,7 +321,8 @@ def facts(
 ) -> dict[str, Any]:
     """Return what a run's folder tells, and its model's score on test, read so."""
     data = test or data_file(args, name, "test")
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else ()
     lineage = json.loads(((lineage_of or folder / "model") / "bertwright.json").read_text())[
         "lineage"
     ]
@@ -328,7 +339,11 @@ def facts(
     )
     scores = json.loads(judged.stdout)
     return {
-        **{"set": name, **vars(cost), "train_s": json.loads(lines[-1])["seconds"]},
+        **{
+            "set": name,
+            **vars(cost),
+            "train_s": json.loads(lines[-1])["seconds"] if lines else 0.0,
+        },
         **{"steps": lineage["steps"], "dev": lineage["scores"]},
         "test": {key: scores[key] for key in ("score", "score_low", "score_high")},
         **{"added_rows": lineage.get("num_added_rows", 0), "size_mb": scores["size_mb"]},

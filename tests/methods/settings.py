@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bertwright.methods.distil.fitted_head import FittedHeadConfig
 from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig
 from bertwright.methods.distil.relations import RelationsConfig
 from bertwright.methods.distil.several_teachers import SeveralTeachersConfig
@@ -65,6 +66,7 @@ SETTINGS: dict[str, Setting] = {
         SmallStudentConfig(kind="lstm", layers=2, ngrams=2, buckets=97),
         SmallStudentConfig(kind="lstm", layers=2, ngrams=2, buckets=97, start="words"),
     ),
+    "fitted_head": Setting(FittedHeadConfig(), FittedHeadConfig(penalty=30.0)),
     "transfer_set": Setting(TransferSetConfig(copies=2), TransferSetConfig(replace=0.9)),
     "layer_drop": Setting(LayerDropConfig(), LayerDropConfig(rate=0.5)),
     "head_pruning": Setting(HeadPruningConfig(), HeadPruningConfig(by="random", seed=1)),

@@ -22,6 +22,7 @@ from bertwright.methods.distil.several_teachers import SeveralTeachers
 from bertwright.methods.distil.small_student import SmallStudent
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import init_student
+from bertwright.methods.distil.teacher_source import LiveTeacher
 from bertwright.methods.distil.train import train_distilled
 from bertwright.methods.distil.transfer_set import (
     TransferSet,
@@ -32,6 +33,7 @@ from bertwright.methods.prune.train import train_pruned
 from bertwright.methods.quantize.int8 import simulate_int8
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
+from bertwright.models.build import copy_with_pooling
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method, list_methods, parse_method_spec
@@ -56,6 +58,7 @@ IN_TRAINING = ["gradual_pruning", "learned_gates"]
 NOT_STOCK = {
     "early_exit": "early exits",
     "embedding_factors": "two factors",
+    "fitted_head": "cannot pool by",
     "gradual_pruning": "no configuration",
     "head_pruning": "no configuration",
     "learned_gates": "no configuration",
@@ -106,6 +109,9 @@ def run_method(
         return find_method(name).apply(config).apply(teacher)
     if name in ("vocabulary_trimming", "static_ranges"):
         return find_method(name).apply(config).apply(teacher, rows)
+    if name == "fitted_head":
+        student = copy_with_pooling(init_student(teacher, [0, 1]), "cls-mean", seed=0)
+        return find_method(name).apply(config).apply(student, LiveTeacher(teacher), rows)
     if name == "layer_pruning":
         return find_method(name).apply(config).apply(teacher, rows, find_task("classify"))
     if name == "token_dropping":

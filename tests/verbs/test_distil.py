@@ -335,3 +335,23 @@ def test_a_student_may_pool_in_another_way_than_its_teacher(teacher, data, tmp_p
             distil(teacher, data, tmp_path / "no", pooling="mean", **refused)
     with pytest.raises(UnknownChoiceError, match="median"):
         distil(teacher, data, tmp_path / "no", pooling="median")
+
+
+def test_a_head_can_be_fitted_first_or_alone(teacher, data, tmp_path):
+    shallow = {"layer_choice": "first", "pooling": "cls-mean"}
+    alone = distil(teacher, data, tmp_path / "a", method=("fitted_head",), **shallow)
+    assert alone.steps == 0 and alone.score > 0.8
+    fitted = bertwright.load(str(tmp_path / "a"))
+    parent = bertwright.load(str(teacher))
+    for index in (0, 1):
+        ours, theirs = (one.roles.part(index, "ffn_in").weight for one in (fitted, parent))
+        assert torch.equal(ours, theirs)
+    both = ("fitted_head", "soft_targets")
+    still = distil(teacher, data, tmp_path / "b", method=both, lr=1e-12, **shallow)
+    assert still.steps == 4 and still.score == alone.score
+    trained = distil(teacher, data, tmp_path / "c", method=both, lr=3e-3, **shallow)
+    weights = bertwright.load(str(tmp_path / "c")).roles.part(0, "ffn_in").weight
+    assert trained.steps == 4
+    assert not torch.equal(weights, parent.roles.part(0, "ffn_in").weight)
+    with pytest.raises(ConfigError, match="how the student rounds"):
+        distil(teacher, data, tmp_path / "d", method=("fitted_head", "qat"))

@@ -16,6 +16,7 @@ from bertwright.errors import ModelLoadError, UnsupportedRoleError, UsageError
 from bertwright.models.depth import make_shallower
 from bertwright.models.encoder import load_encoder, read_checkpoint_tensors
 from bertwright.models.factorised import factorise_embeddings
+from bertwright.models.heads import build_head
 from bertwright.models.heads.narrow import narrow_head
 from bertwright.models.heads.stock import StockHead, init_stock_head
 from bertwright.models.outputs import Outputs
@@ -214,6 +215,20 @@ def copy_with_pooling(model: TaskModel, pooling: str, *, seed: int) -> TaskModel
         torch.manual_seed(seed)
         config = replace(model.config, pooling=pooling)
         return copy_around(model, copy.deepcopy(model.encoder), config, model.surgery)
+
+
+def copy_with_linear_head(model: TaskModel) -> TaskModel:
+    """Return a copy whose head is one linear layer, new, in the place of the one it has."""
+    copied = copy.deepcopy(model)
+    copied.config = replace(model.config, head="linear", head_bags=1)
+    copied.head = build_head(
+        model.encoder.config,
+        model.outputs,
+        copied.config,
+        model.labels,
+        width=None if model.pooling is None else model.pooling.width,
+    )
+    return copied.train(model.training)
 
 
 def copy_around(

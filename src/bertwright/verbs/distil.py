@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ from bertwright.config import config_to_dict, require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
+from bertwright.methods.distil.fitted_head import FittedHead, FittedHeadConfig
 from bertwright.methods.distil.teacher_source import TeacherSource
-from bertwright.methods.distil.train import train_distilled
+from bertwright.methods.distil.train import ask_teacher, train_distilled
 from bertwright.methods.prune.train import PRUNING_IN_TRAINING, train_pruned
 from bertwright.methods.quantize.qat import QatConfig
 from bertwright.methods.replace.theseus import TheseusConfig
@@ -23,6 +25,7 @@ from bertwright.registry import find_method, parse_method_spec
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import TrainResult, train
+from bertwright.training.precision import using_threads
 from bertwright.verbs.common import (
     TRAINING_BASICS,
     DataConfig,
@@ -41,6 +44,7 @@ from bertwright.verbs.distil_student import (
     pruning_methods,
     small_student,
 )
+from bertwright.verbs.frozen import judge_made
 
 __all__ = ["CONTROL", "EXAMPLES", "GROUPS", "DistilConfig", "distil"]
 
@@ -171,7 +175,8 @@ class DistilConfig:
     method: tuple[str, ...] = ()
     """How it learns, NAME or NAME:key=value,key=value; may be given several times: soft_targets
     (taken when none is given), hidden_matching, relations, theseus, or none for training on labels
-    alone; gradual_pruning and learned_gates take heads and neurons out meanwhile, beside another
+    alone; fitted_head fits a linear head first, and beside another one training goes on from there;
+    gradual_pruning and learned_gates take heads and neurons out meanwhile, beside another
     one or by labels alone; qat beside another one rounds as int8 will (`docs/int8.md`).
     `bertwright methods NAME` shows a method's options."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -325,7 +330,8 @@ def _read_methods(config: DistilConfig) -> list[Any]:
         given = getattr(method, "num_layers", config.layers)
         if given != config.layers:
             raise ConfigError(f"--method {spec}: --layers says {config.layers} layers")
-    if all(isinstance(method, QatConfig) for method in methods):
+    learning = [method for method in methods if not isinstance(method, FittedHeadConfig)]
+    if learning and all(isinstance(method, QatConfig) for method in learning):
         raise ConfigError(
             "--method qat says how the student rounds, not how it learns",
             hint=f"add --method {DEFAULT_METHOD}, or give it to `bertwright finetune`",
@@ -364,6 +370,25 @@ def _train(
         "run_dir": run_dir,
         "resume": config.resume,
     }
+    fitting = [method for method in methods if isinstance(method, FittedHeadConfig)]
+    if fitting:
+        methods = [method for method in methods if method not in fitting]
+        began = time.perf_counter()
+        if isinstance(source, TaskModel):
+            source = ask_teacher(source, student, rows, methods)
+        with using_threads(config.training.threads):
+            student = FittedHead(fitting[0]).apply(student, source, rows)
+        if not methods:
+            return student, judge_made(
+                student,
+                eval_rows,
+                options["task"],
+                config.training,
+                run_dir,
+                steps=0,
+                seconds=time.perf_counter() - began,
+                stopped="the head is fitted, and the layers stay as they are",
+            )
     if not methods:
         return student, train(student, rows, eval_rows, config=config.training, **options)
     options["training"] = config.training

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bertwright.training.config import TrainingConfig
     from bertwright.training.loop import TrainResult
 
-__all__ = ["FrozenConfig", "check_frozen", "check_head_is_trained", "train_frozen"]
+__all__ = ["FrozenConfig", "check_frozen", "check_head_is_trained", "judge_made", "train_frozen"]
 
 OWN = "own"
 CHOICE_FILE = "learners.json"
@@ -197,7 +197,7 @@ def _train_bags(
         )
         bag.heads[place] = model.head
     model.head = bag
-    return _judged(
+    return judge_made(
         model,
         rows[1],
         task,
@@ -240,12 +240,12 @@ def _fit_classic(
     if fit.left_out:
         stopped += f"; {', '.join(fit.left_out)} not tried, which would take too long"
     seconds = time.perf_counter() - began
-    return _judged(
+    return judge_made(
         model, rows[1], task, training, run_dir, steps=0, seconds=seconds, stopped=stopped
     )
 
 
-def _judged(
+def judge_made(
     model: TaskModel,
     eval_rows: EncodedRows,
     task: Task,
