@@ -97,7 +97,7 @@ def by(*methods: str) -> tuple[str, ...]:
     return tuple(word for method in methods for word in ("--method", method))
 
 
-MEAN, CLS_MEAN = ("--pooling", "mean"), ("--pooling", "cls-mean")
+MEAN = ("--pooling", "mean")
 FIRST = ("--layer-choice", "first")
 RECIPES = {
     "control": Recipe(words=by("none")),
@@ -113,11 +113,9 @@ RECIPES = {
     "mean-soft": Recipe(words=(*by("soft_targets"), *MEAN)),
     "first-control": Recipe(words=(*by("none"), *MEAN, *FIRST)),
     "first-soft": Recipe(words=(*by("soft_targets"), *MEAN, *FIRST)),
-    "fitted": Recipe(words=(*by("fitted_head"), *CLS_MEAN, *FIRST)),
-    "fitted-soft": Recipe(
-        words=(*by("fitted_head", "soft_targets"), *CLS_MEAN, *FIRST), lr_times=0.2
-    ),
-    "cls-mean-control": Recipe(words=(*by("none"), *CLS_MEAN, *FIRST), lr_times=0.2),
+    "fitted": Recipe(words=(*by("fitted_head"), *MEAN, *FIRST)),
+    "fitted-soft": Recipe(words=(*by("fitted_head", "soft_targets"), *MEAN, *FIRST), lr_times=0.2),
+    "slow-control": Recipe(words=(*by("none"), *MEAN, *FIRST), lr_times=0.2),
     "general-control": Recipe(words=(*by("none"), *MEAN), general=True),
     "general-soft": Recipe(words=(*by("soft_targets"), *MEAN), general=True),
     "generated-control": Recipe(words=by("none"), times=3, generated=True),

@@ -10,8 +10,7 @@ __all__ = ["SHAPE", "SPECS", "pooling_of", "random_states", "row_of"]
 
 SHAPE = EncoderShape(width=12, num_layers=6, num_heads=3, vocab_size=30)
 SPECS = (
-    *("cls", "pooler", "mean", "max", "mean-max", "cls-mean", "conv1d:5"),
-    *("dense:7", "tfidf", "sif"),
+    *("cls", "pooler", "mean", "max", "mean-max", "conv1d:5", "dense:7", "tfidf", "sif"),
     *("cls-layer", "cls-layer:2", "concat-last", "concat-last:3"),
     *("weighted-layers", "weighted-layers:3", "lstm:5", "gru:4", "attention", "attention:6"),
     *("wk", "wk:2", "parallel", "parallel:2", "hierarchical:3"),

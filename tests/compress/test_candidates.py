@@ -20,8 +20,8 @@ def test_depths_are_the_divisors_below():
 
 def test_cheap_students_come_first():
     plans = plan_students(6)
-    assert [p.layers for p in plans] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert len({p.name for p in plans}) == 9
+    assert [p.layers for p in plans] == [1] * 4 + [2] * 4 + [3] * 4
+    assert len({p.name for p in plans}) == 12
 
 
 def test_a_depth_that_does_not_divide_is_refused_only_for_theseus():
@@ -32,7 +32,7 @@ def test_a_depth_that_does_not_divide_is_refused_only_for_theseus():
         plan_students(6, depths=[6])
 
 
-def test_narrow_and_small_students_are_made_without_theseus():
+def test_narrow_and_small_students_are_made_without_what_works_with_layers():
     plans = plan_students(
         6,
         depths=[3],
@@ -49,6 +49,7 @@ def test_narrow_and_small_students_are_made_without_theseus():
         "distil-4L-f25",
         "control-3L",
         "distil-3L",
+        "fitted-3L",
         "theseus-3L",
         "control-6L-h50",
         "distil-6L-h50",

@@ -34,6 +34,7 @@ NAMES = {
     "teacher@torch:fp32",
     "control-2L@torch:fp32",
     "distil-2L@torch:fp32",
+    "fitted-2L@torch:fp32",
     "theseus-2L@torch:fp32",
 }
 

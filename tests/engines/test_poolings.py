@@ -13,8 +13,7 @@ from engines_models import inputs_of, make_model
 
 LENGTHS = (1, 7, 128)
 EACH = (
-    *("cls", "pooler", "mean", "max", "mean-max", "cls-mean", "conv1d:5"),
-    *("dense:7", "tfidf", "sif"),
+    *("cls", "pooler", "mean", "max", "mean-max", "conv1d:5", "dense:7", "tfidf", "sif"),
     *("cls-layer:2", "concat-last:3", "weighted-layers:3", "lstm:5", "gru:4", "attention"),
     *("wk", "parallel:2", "hierarchical:3"),
 )

@@ -110,7 +110,7 @@ def run_method(
     if name in ("vocabulary_trimming", "static_ranges"):
         return find_method(name).apply(config).apply(teacher, rows)
     if name == "fitted_head":
-        student = copy_with_pooling(init_student(teacher, [0, 1]), "cls-mean", seed=0)
+        student = copy_with_pooling(init_student(teacher, [0, 1]), "mean", seed=0)
         return find_method(name).apply(config).apply(student, LiveTeacher(teacher), rows)
     if name == "layer_pruning":
         return find_method(name).apply(config).apply(teacher, rows, find_task("classify"))

@@ -338,7 +338,7 @@ def test_a_student_may_pool_in_another_way_than_its_teacher(teacher, data, tmp_p
 
 
 def test_a_head_can_be_fitted_first_or_alone(teacher, data, tmp_path):
-    shallow = {"layer_choice": "first", "pooling": "cls-mean"}
+    shallow = {"layer_choice": "first", "pooling": "mean"}
     alone = distil(teacher, data, tmp_path / "a", method=("fitted_head",), **shallow)
     assert alone.steps == 0 and alone.score > 0.8
     fitted = bertwright.load(str(tmp_path / "a"))

@@ -23,8 +23,10 @@ __all__ = [
     "small_of",
 ]
 
-StudentMethod = Literal["theseus", "distil", "control"]
-STUDENT_METHODS: tuple[StudentMethod, ...] = ("control", "distil", "theseus")
+StudentMethod = Literal["theseus", "distil", "control", "fitted"]
+STUDENT_METHODS: tuple[StudentMethod, ...] = ("control", "distil", "fitted", "theseus")
+SHALLOWER_ONLY = ("fitted", "theseus")
+"""These keep or replace whole layers."""
 _ATTENTION_SHARE = 1 / 3
 """Of a layer's weights those of attention: 4 D² of 12 D², where the FFN is four times as wide."""
 
@@ -135,7 +137,7 @@ def plan_students(
 ) -> list[StudentPlan]:
     """Return the students to train, cheap ones first.
 
-    Theseus makes shallower students only: it replaces layers by whole layers.
+    Theseus and a fitted head make shallower students only: they work with whole layers.
 
     Args:
         num_layers: the teacher's.
@@ -159,7 +161,7 @@ def plan_students(
                 "theseus out of --students",
             )
         plans += [StudentPlan(depth, method, seed) for method in methods]
-    others = [method for method in methods if method != "theseus"]
+    others = [method for method in methods if method not in SHALLOWER_ONLY]
     for size in map(narrow_of, narrow):
         depth = size.layers or num_layers
         _check_depth(depth, num_layers, below=False)

@@ -43,10 +43,11 @@ from bertwright.data.encode import RowEncoder
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import EngineSpec
-from bertwright.errors import NonFiniteLossError, WorkerError
+from bertwright.errors import ConfigError, NonFiniteLossError, WorkerError
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_dir, write_json
+from bertwright.methods.distil.fitted_head import why_not_fitted
 from bertwright.methods.replace.theseus import check_pooling_fits
 from bertwright.models.heads.fitted import find_fitted_head
 from bertwright.models.roles import get_roles
@@ -285,12 +286,16 @@ def _asked_for(
 
 def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPlan]:
     """Return the students to train; none of a teacher whose head passes no gradient."""
+    methods = config.student_methods
+    reason = why_not_fitted(teacher)
+    if reason is not None and "fitted" in config.students:
+        raise ConfigError(f"--students fitted: {reason}", hint="leave it out")
     plans = plan_students(
         get_roles(teacher.encoder).num_layers,
         depths=config.depths,
         narrow=config.narrow,
         small=config.small,
-        methods=config.student_methods,
+        methods=[one for one in methods if reason is None or one != "fitted"],
         seed=seed,
     )
     fitted = find_fitted_head(teacher)

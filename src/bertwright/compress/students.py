@@ -19,15 +19,16 @@ from bertwright.compress.candidates import StudentPlan, small_of
 from bertwright.data.tokenise import EncodedRows
 from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
+from bertwright.methods.distil.fitted_head import FittedHead
 from bertwright.methods.distil.small_student import SmallStudent
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.student_init import choose_layers
-from bertwright.methods.distil.train import train_distilled
+from bertwright.methods.distil.train import ask_teacher, train_distilled
 from bertwright.methods.prune.heads import HeadPruning, HeadPruningConfig
 from bertwright.methods.prune.neurons import NeuronPruning, NeuronPruningConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import replace_layers, train_theseus
-from bertwright.models.build import build_task_model, copy_with_layers
+from bertwright.models.build import build_task_model, copy_with_layers, copy_with_pooling
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
@@ -35,10 +36,13 @@ from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import evaluate_model
 from bertwright.training.loop import TrainResult, count_steps, train
+from bertwright.training.made import judge_made
+from bertwright.training.precision import using_threads
 
 __all__ = ["StudentContext", "TrainedStudent", "train_half", "train_whole"]
 
 HALF = 0.5
+FITTED_POOLING = "mean"
 SMALL_LR_TIMES = 20
 """Tables of vectors that are trained as they are take a far higher rate than transformers."""
 
@@ -118,6 +122,7 @@ def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRo
     half, _ = _TRAINERS[plan.method](plan, context, True)
     _, logits = evaluate_model(half, slice_rows, task)
     judged = Judged(task, task.judge(logits, slice_rows, task.tune(half, logits, slice_rows)))
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "half-statistics.tmp.npy"
     np.save(temporary, judged.statistics)
     temporary.replace(record)
@@ -277,6 +282,38 @@ def _train_theseus(
     return train_theseus(*rows, **arguments)
 
 
+def _fit_head(
+    plan: StudentPlan, context: StudentContext, half: bool
+) -> tuple[TaskModel, TrainResult | None]:
+    """Take the teacher's first layers as they are and fit a head; half of it is all of it."""
+    teacher, rows, began = context.teacher, context.rows_of(plan), time.perf_counter()
+    layers = choose_layers(get_roles(teacher.encoder).num_layers, plan.layers, "first")
+    student = copy_with_layers(teacher, layers)
+    student = copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
+    folder = context.folder / "teacher-answers"
+    source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
+    with using_threads(context.training.threads):
+        student = FittedHead().apply(student, source, rows)
+        if half:
+            return student, None
+        result = judge_made(
+            student,
+            context.dev_rows,
+            find_task(teacher.task).judging(context.dev_rows),
+            context.training_of(plan),
+            context.folder_of(plan),
+            steps=0,
+            seconds=time.perf_counter() - began,
+            stopped="the head is fitted",
+        )
+    return student, result
+
+
 _TRAINERS: dict[
     str, Callable[[StudentPlan, StudentContext, bool], tuple[TaskModel, TrainResult | None]]
-] = {"control": _train_control, "distil": _train_distil, "theseus": _train_theseus}
+] = {
+    "control": _train_control,
+    "distil": _train_distil,
+    "fitted": _fit_head,
+    "theseus": _train_theseus,
+}

@@ -28,6 +28,7 @@ _FAMILY_WORDS = {
     "theseus": "Theseus",
     "distil": "Distilled",
     "control": "Control (no teacher)",
+    "fitted": "First layers, head fitted",
     "teacher": "Teacher's own depth",
 }
 _CONSTRAINTS = (

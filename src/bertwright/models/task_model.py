@@ -263,7 +263,7 @@ class TaskModel(nn.Module):
         wants_states: bool,
         wants_attentions: bool,
         *,
-        answer_alone: bool,
+        answer_alone: bool = False,
     ) -> tuple[States, tuple[Tensor, ...]]:
         """Return the encoder's states, as many as are asked for, and attentions likewise."""
         roles = self.roles

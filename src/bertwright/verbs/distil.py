@@ -25,6 +25,7 @@ from bertwright.registry import find_method, parse_method_spec
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
 from bertwright.training.loop import TrainResult, train
+from bertwright.training.made import judge_made
 from bertwright.training.precision import using_threads
 from bertwright.verbs.common import (
     TRAINING_BASICS,
@@ -44,7 +45,6 @@ from bertwright.verbs.distil_student import (
     pruning_methods,
     small_student,
 )
-from bertwright.verbs.frozen import judge_made
 
 __all__ = ["CONTROL", "EXAMPLES", "GROUPS", "DistilConfig", "distil"]
 

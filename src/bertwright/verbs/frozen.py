@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bertwright.training.config import TrainingConfig
     from bertwright.training.loop import TrainResult
 
-__all__ = ["FrozenConfig", "check_frozen", "check_head_is_trained", "judge_made", "train_frozen"]
+__all__ = ["FrozenConfig", "check_frozen", "check_head_is_trained", "train_frozen"]
 
 OWN = "own"
 CHOICE_FILE = "learners.json"
@@ -158,6 +158,7 @@ def _train_bags(
 ) -> TrainResult:
     """Train a head on all rows but a fold, for each fold with a seed of its own."""
     from bertwright.training.loop import train
+    from bertwright.training.made import judge_made
 
     bag = model.head
     assert isinstance(bag, BagHead)
@@ -218,6 +219,7 @@ def _fit_classic(
     learner: str,
 ) -> TrainResult:
     from bertwright.features.classic import fit_classic
+    from bertwright.training.made import judge_made
     from bertwright.training.precision import using_threads
 
     training: TrainingConfig = config.training
@@ -242,40 +244,4 @@ def _fit_classic(
     seconds = time.perf_counter() - began
     return judge_made(
         model, rows[1], task, training, run_dir, steps=0, seconds=seconds, stopped=stopped
-    )
-
-
-def judge_made(
-    model: TaskModel,
-    eval_rows: EncodedRows,
-    task: Task,
-    training: TrainingConfig,
-    run_dir: Path,
-    *,
-    steps: int,
-    seconds: float,
-    stopped: str,
-) -> TrainResult:
-    """Return the result of a model that was made without one loop."""
-    from bertwright.training.evaluation import compute_logits, evaluate_model
-    from bertwright.training.loop import TrainResult
-
-    model.eval()
-    metrics: dict[str, float] = {}
-    if len(eval_rows):
-        metrics, _ = evaluate_model(model, eval_rows, task, training.batch_tokens, "fp32")
-        outputs = None
-        if task.tunes_on_rows:
-            outputs = compute_logits(model, eval_rows, precision="fp32")
-        model.decoding = task.tune(model, outputs, eval_rows)
-    return TrainResult(
-        primary=task.primary,
-        best_score=metrics.get(task.primary),
-        metrics=metrics,
-        steps=steps,
-        seconds=seconds,
-        tokens=0,
-        tokens_per_s=0.0,
-        stopped=stopped,
-        run_dir=run_dir,
     )

@@ -9,26 +9,25 @@ from bertwright.errors import ConfigError
 from bertwright.methods.distil.fitted_head import FittedHead, FittedHeadConfig, read_pooled
 from bertwright.methods.distil.student_init import init_student
 from bertwright.methods.distil.teacher_source import LiveTeacher
-from bertwright.methods.exit.early_exit import EarlyExitConfig, fit_exits
-from bertwright.methods.exit.heads import exit_readings
+from bertwright.methods.exit.heads import exit_readings, fit_soft_head
 from bertwright.models.build import build_task_model, copy_with_pooling
 from bertwright.tasks import find_task
 from methods.cases import inputs_of, some_batch, tiny_rows, trained_teacher
 from tiny import tiny_encoder
 
 
-def make_student(teacher, layers: int, pooling: str = "cls-mean"):
+def make_student(teacher, layers: int, pooling: str = "mean"):
     return copy_with_pooling(init_student(teacher, list(range(layers))), pooling, seed=0)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_it_is_the_head_that_early_exits_fit_after_the_same_layer(layers):
+def test_it_is_the_softmax_regression_on_what_early_exits_read_after_the_same_layer(layers):
     teacher = trained_teacher()
     rows = tiny_rows(teacher, 96)
     fitted = FittedHead().apply(make_student(teacher, layers), LiveTeacher(teacher), rows)
-    exits = fit_exits(teacher, rows, EarlyExitConfig(layers=(1, 3)))
-    readings, _ = exit_readings(teacher, rows, (1, 3))
-    expected = exits.logits(layers, readings[(1, 3).index(layers)])
+    (readings,), logits = exit_readings(teacher, rows, (layers,))
+    mean = readings[:, readings.shape[1] // 2 :]
+    expected = torch.nn.functional.linear(mean, *fit_soft_head(mean, logits.softmax(dim=1)))
     pooled, logits_t = read_pooled(fitted, LiveTeacher(teacher), rows)
     with torch.no_grad():
         found = fitted.head(pooled)

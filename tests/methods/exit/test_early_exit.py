@@ -42,7 +42,8 @@ def test_a_head_is_scikit_learns_on_every_row_with_every_label(penalty):
     """Soft targets are rows that come once with each label, weighted."""
     readings, targets = soft_rows()
     weight, bias = fit_soft_head(readings, targets, penalty=penalty, iterations=300)
-    centre, spread = readings.mean(0), readings.std(0, correction=0)
+    centre = readings.mean(0)
+    spread = (readings - centre).square().mean().sqrt()
     theirs = LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=5000)
     theirs.fit(
         ((readings - centre) / spread).repeat_interleave(3, dim=0).numpy(),
@@ -62,6 +63,14 @@ def test_a_feature_that_never_changes_is_harmless():
     readings[:, 2] = 7.0
     weight, bias = fit_soft_head(readings, targets)
     assert weight.isfinite().all() and bias.isfinite().all() and (weight[:, 2] == 0).all()
+
+
+def test_a_feature_that_hardly_changes_gets_no_weight_of_thousands():
+    readings, targets = soft_rows()
+    faint = readings.clone()
+    faint[:, 2] = 7.0 + 1e-5 * readings[:, 2]
+    weight, _ = fit_soft_head(faint, targets)
+    assert 0 < weight[:, 2].abs().max() < weight.abs().max() < 100
 
 
 def test_readings_are_those_of_each_row_in_their_order():

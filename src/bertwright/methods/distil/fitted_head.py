@@ -22,7 +22,7 @@ from bertwright.progress import Progress
 from bertwright.registry import register_method
 from bertwright.tasks.forward import forward_batches
 
-__all__ = ["FittedHead", "FittedHeadConfig", "fit_head", "read_pooled"]
+__all__ = ["FittedHead", "FittedHeadConfig", "fit_head", "read_pooled", "why_not_fitted"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class FittedHeadConfig:
     """Options of a head that is fitted first."""
 
     penalty: float = 1.0
-    """Of the squared weights, in units of one row, on features of spread 1."""
+    """Of the squared weights, in units of one row, on features that together have spread 1."""
     iterations: int = 100
     """Most steps of L-BFGS."""
 
@@ -49,7 +49,8 @@ CARD = MethodCard(
     equation=(
         "v = pooling(H_s) with the student's layers as they are taken from the teacher\n"
         "min over W, b: mean over rows of H(softmax(z_t), softmax(W v + b)) + p / (2 N) ||W||²\n"
-        "(v standardised; convex). Alone that is all; beside another method training goes on."
+        "(v centred, one scale for all features; convex). Alone that is all; beside another\n"
+        "method training goes on."
     ),
     needs="A teacher for one of several classes, and a pooling without weights of its own. Rows.",
     cost="One pass of the student over the rows without gradients, then seconds; 4 N W bytes.",
@@ -59,7 +60,7 @@ CARD = MethodCard(
     ),
     expected_source="Abstract of Kumar et al. 2022, quoted from memory.",
     when_to_use=(
-        "With --layer-choice first and --pooling cls-mean: the first layers of a fine-tuned "
+        "With --layer-choice first and --pooling mean: the first layers of a fine-tuned "
         "teacher already say much, and training them anew on a few thousand rows unlearns some."
     ),
     when_not_to_use="Where what has to be read stands in the layers that are left out.",
@@ -114,18 +115,22 @@ def fit_head(
         out.bias.copy_(bias)
 
 
+def why_not_fitted(model: TaskModel) -> str | None:
+    """Return why a model of this task can have no head that is fitted; None where it can."""
+    if model.outputs.kind == "classes" and model.outputs.level != "token":
+        return None
+    return f"a head is fitted for one of several classes, and the task {model.task} is not"
+
+
 def _linear_of(student: TaskModel) -> nn.Linear:
     """Return the head's linear layer, or raise as `fit_head` does."""
-    if student.outputs.kind != "classes" or student.outputs.level == "token":
-        raise ConfigError(
-            f"--method fitted_head is for one of several classes, and the task {student.task} is "
-            "not",
-            hint="leave it out",
-        )
+    reason = why_not_fitted(student)
+    if reason is not None:
+        raise ConfigError(f"--method fitted_head: {reason}", hint="leave it out")
     if student.pooling is None or list(student.pooling.parameters()):
         raise ConfigError(
             "--method fitted_head needs a pooling without weights of its own",
-            hint="--pooling cls-mean",
+            hint="--pooling mean",
         )
     (out,) = (part for part in student.head.modules() if isinstance(part, nn.Linear))
     return out

@@ -208,7 +208,7 @@ CARD = MethodCard(
     equation=(
         "x_l = [h_l(cls); mean_t h_l(t)],  z_l = W_l x_l + b_l\n"
         "heads: min mean over rows of H(softmax(z_K), softmax(z_l)) + p / (2 N) ||W_l||²\n"
-        "       (x_l standardised, T = 1, encoder frozen)\n"
+        "       (x_l centred, one scale for all features, T = 1, encoder frozen)\n"
         "a row stops at the first l with max softmax(z_l) >= t, or 1 - H / log C >= t\n"
         "t: 1 - t from 1e-6 up in 500 steps of its logarithm, until the lower one-sided bound\n"
         "   (Clopper-Pearson) of P(answer = the whole model's) falls below the promise;\n"

@@ -67,8 +67,10 @@ def fit_soft_head(
     """Return weights [C, F] and biases [C] of the softmax regression that is nearest to targets.
 
     Minimises mean over rows of H(targets, softmax(W x + b)) + penalty / (2 N) ||W||², where each
-    feature of x has been brought to mean 0 and spread 1 (what is returned takes it as it was).
-    Convex, and solved by L-BFGS from 0, so nothing is random.
+    feature of x has been brought to mean 0, and all of them together to spread 1 (what is returned
+    takes them as they were). One scale for all: a feature that hardly varies, as those of the first
+    token in the first layers, would else get weights of thousands, which rounding and dropout then
+    blow up. Convex, and solved by L-BFGS from 0, so nothing is random.
 
     Args:
         readings: [N, F], any float type; it is computed in that type.
@@ -77,8 +79,7 @@ def fit_soft_head(
         iterations: most steps of L-BFGS.
     """
     centre = readings.mean(dim=0)
-    spread = (readings - centre).square().mean(dim=0).sqrt()
-    spread = torch.where(spread < SPREAD_MIN, 1.0, spread)
+    spread = (readings - centre).square().mean().sqrt().clamp(min=SPREAD_MIN)
     x = (readings - centre) / spread
     weight = x.new_zeros(targets.shape[1], x.shape[1], requires_grad=True)
     bias = x.new_zeros(targets.shape[1], requires_grad=True)

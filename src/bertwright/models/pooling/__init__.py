@@ -11,7 +11,7 @@ from bertwright.models.pooling.cls_layer import ClsLayerPooling, ConcatLastPooli
 from bertwright.models.pooling.conv1d import Conv1dPooling
 from bertwright.models.pooling.dense import DensePooling
 from bertwright.models.pooling.max import MaxPooling, MeanMaxPooling
-from bertwright.models.pooling.mean import ClsMeanPooling, MeanPooling
+from bertwright.models.pooling.mean import MeanPooling
 from bertwright.models.pooling.pooler import PoolerPooling
 from bertwright.models.pooling.recurrent import GruPooling, LstmPooling
 from bertwright.models.pooling.weighted_layers import WeightedLayersPooling
@@ -31,7 +31,7 @@ __all__ = [
 
 _KINDS: tuple[type[Pooling], ...] = (
     *(ClsPooling, PoolerPooling, MeanPooling, MaxPooling, MeanMaxPooling),
-    *(ClsMeanPooling, Conv1dPooling, DensePooling, TfidfPooling, SifPooling),
+    *(Conv1dPooling, DensePooling, TfidfPooling, SifPooling),
     *(ClsLayerPooling, ConcatLastPooling, WeightedLayersPooling),
     *(LstmPooling, GruPooling, AttentionPooling, WkPooling),
     *(ParallelPooling, HierarchicalPooling),

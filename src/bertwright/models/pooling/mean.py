@@ -1,17 +1,13 @@
-"""The mean over the real tokens, alone or beside the first one.
-
-Shapes: B batch, L length, D model width.
-"""
+"""The mean over the real tokens. Shapes: B batch, L length, D model width."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from bertwright.card import MethodCard
-from bertwright.models.pooling.base import EncoderShape, Pooling, States
+from bertwright.models.pooling.base import Pooling, States
 
-__all__ = ["ClsMeanPooling", "MeanPooling", "mean_of_tokens"]
+__all__ = ["MeanPooling", "mean_of_tokens"]
 
 
 def mean_of_tokens(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -53,33 +49,3 @@ class MeanPooling(Pooling):
     def read(self, states: States) -> Tensor:
         """Return [B, D]."""
         return mean_of_tokens(states.last, states.mask)
-
-
-class ClsMeanPooling(Pooling):
-    """The classification token's state and the mean of all real tokens': W = 2D."""
-
-    card = MethodCard(
-        name="cls-mean",
-        kind="pool",
-        summary="The classification token's state, and after it the mean of the tokens' states.",
-        paper="How to Fine-Tune BERT for Text Classification? (and what early exits read here)",
-        year=2019,
-        citation="Sun, Qiu, Xu, Huang 2019, arXiv:1905.05583, who compare cls, mean and max",
-        equation="v = [H_K[cls]; mean]",
-        needs="Nothing.",
-        cost="Vectors twice as wide; D C more weights in a linear head.",
-        expected_effect="For the first layers of a fine-tuned model: docs/students.md.",
-        expected_source="Measured here; the paper does not join them.",
-        when_to_use="For shallow students, where the first token has had little time to gather.",
-        when_not_to_use="For stored vectors: twice the memory.",
-        siblings="cls and mean are its halves; mean-max has the maximum in the place of cls.",
-        departures="None.",
-    )
-
-    def __init__(self, shape: EncoderShape, number: int | None = None) -> None:
-        super().__init__(shape, number)
-        self.width = 2 * shape.width
-
-    def read(self, states: States) -> Tensor:
-        """Return [B, 2D]."""
-        return torch.cat([self.cls(states), mean_of_tokens(states.last, states.mask)], dim=1)
