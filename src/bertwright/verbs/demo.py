@@ -34,7 +34,9 @@ SAMPLES = (
 )
 
 
-DEMO_SEARCH = SearchConfig(depths=(3, 2), engines=("openvino",), repeats=3)
+DEMO_SEARCH = SearchConfig(
+    depths=(3, 2), students=("control", "distil", "fitted"), engines=("openvino",), repeats=3
+)
 
 
 @dataclass(frozen=True, kw_only=True)

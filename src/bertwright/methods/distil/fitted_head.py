@@ -64,7 +64,7 @@ CARD = MethodCard(
         "teacher already say much, and training them anew on a few thousand rows unlearns some."
     ),
     when_not_to_use="Where what has to be read stands in the layers that are left out.",
-    siblings="early_exit has the same heads after all layers at once, and runs as many as needed.",
+    siblings="early_exit has such heads after all layers at once, and runs as many as needed.",
     departures="The teacher's probabilities in the place of labels; a penalty.",
 )
 
