@@ -372,20 +372,20 @@ def test_weight_scales_the_term(tmp_path):
 @pytest.mark.parametrize("teacher_layer", [None, 2])
 def test_cached_and_live_teachers_train_the_same_student(tmp_path, teacher_layer):
     teacher = tiny_teacher()
+    # Cached numbers are rounded to 16 bits; with a smaller epsilon Adam would make a whole step of
+    # that where a gradient is next to nothing.
+    training = {"max_steps": 3, "adam_eps": 1e-5}
     methods = [RelationsConfig(teacher_layer=teacher_layer, num_relation_heads=8)]
     students = []
     for source in (teacher, LiveTeacher(teacher)):
         student = fresh_student(teacher)
-        distil(student, source, tmp_path / str(len(students)), methods, training={"max_steps": 3})
+        distil(student, source, tmp_path / str(len(students)), methods, training=training)
         students.append(weights(student))
     for name, tensor in students[0].items():
-        # What is cached is rounded to 16 bits, and where a gradient is next to nothing Adam makes a
-        # whole step of the difference: one number of a table may be elsewhere.
-        apart = ~torch.isclose(tensor, students[1][name], atol=3e-4, rtol=1e-3)
-        assert apart.sum() <= tensor.numel() // 5000, name
+        torch.testing.assert_close(tensor, students[1][name], atol=3e-4, rtol=1e-3, msg=name)
     other = fresh_student(teacher)
     methods = [RelationsConfig(teacher_layer=1, num_relation_heads=8)]
-    distil(other, teacher, tmp_path / "other", methods, training={"max_steps": 3})
+    distil(other, teacher, tmp_path / "other", methods, training=training)
     gaps = [(tensor - students[0][name]).abs().max() for name, tensor in weights(other).items()]
     assert max(gaps) > 1e-3
 
