@@ -17,7 +17,7 @@ from bertwright.engines.openvino_engine import OpenVinoCompiler, open_artifact
 from bertwright.errors import UsageError
 from bertwright.methods.quantize.qat import FakeQuantization, rounding
 from bertwright.models.task_model import TaskModel
-from engines_models import inputs_of, make_model
+from engines_models import inputs_of, make_model, needs_exact_int8
 
 FAMILIES = ["bert", "distilbert"] + [
     pytest.param(family, marks=pytest.mark.slow) for family in ("roberta", "xlm-roberta", "electra")
@@ -70,6 +70,7 @@ def matrix_products(folder: Path) -> list[str]:
     return found
 
 
+@needs_exact_int8
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_graph_computes_what_training_saw(family: str, tmp_path: Path) -> None:
     model = with_ranges(family)
@@ -90,6 +91,7 @@ def test_the_graph_computes_what_training_saw(family: str, tmp_path: Path) -> No
         assert len(products) == num_products and set(products) <= {"u8", "i8"}
 
 
+@needs_exact_int8
 def test_a_saved_model_compiles_without_calibration_and_its_own_ranges_matter(
     tmp_path: Path,
 ) -> None:

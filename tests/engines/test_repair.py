@@ -13,7 +13,7 @@ from bertwright.engines.compile import Artifact, compile_model, open_session
 from bertwright.engines.repair import Trial, repair
 from bertwright.errors import ParityError, UsageError
 from bertwright.models.task_model import TaskModel
-from engines_models import make_model
+from engines_models import make_model, needs_exact_int8
 
 GROUPS = ["embeddings", "layer 0", "layer 1", "head"]
 
@@ -109,6 +109,7 @@ def test_refused_model_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_exact_int8
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_openvino_int8(
     family: str,
