@@ -12,7 +12,10 @@ import bertwright
 from bertwright.cli.main import main
 from bertwright.errors import ConfigError, UsageError
 from task_rows import row_of
-from verbs.conftest import make_rows
+from verbs.conftest import WORDS, make_rows, write_csv
+
+ALL_WORDS = [word for words in WORDS.values() for word in words]
+"""Of both labels: what is answered hangs on which of them are left."""
 
 
 def test_it_tells_what_is_promised_and_what_was_measured(teacher, data, tmp_path, capsys):
@@ -41,10 +44,11 @@ def test_it_tells_what_is_promised_and_what_was_measured(teacher, data, tmp_path
     assert lineage["shorten"]["agreement"] == 0.8 and "scores" not in lineage
 
 
-def test_a_shortened_model_is_shortened_anew_and_judged_beside_the_whole_one(
-    teacher, data, tmp_path
-):
-    options = {"least": 1, "test_data": data["test"]}
+def test_a_shortened_model_is_shortened_anew_and_judged_beside_the_whole_one(teacher, tmp_path):
+    rng = random.Random(0)
+    mixed = [(" ".join(rng.choices(ALL_WORDS, k=9)), "good") for _ in range(60)]
+    test = write_csv(tmp_path / "mixed.csv", mixed)
+    options = {"least": 1, "test_data": str(test)}
     first, second = (
         bertwright.shorten(model=str(model), share=share, out=str(tmp_path / name), **options)
         for model, share, name in ((teacher, 0.1, "a"), (tmp_path / "a", 1.0, "b"))
