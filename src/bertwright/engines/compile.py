@@ -35,6 +35,7 @@ from bertwright.engines.base import (
     Session,
     load_engine,
 )
+from bertwright.engines.exact_sums import exact_weight_bits
 from bertwright.engines.parity import (
     Parity,
     ParityBatches,
@@ -61,6 +62,7 @@ from bertwright.models.encoder import find_model_dir, quiet_transformers
 from bertwright.models.exits import refuse_exits
 from bertwright.models.packed import pack_words
 from bertwright.models.task_model import TaskModel
+from bertwright.progress import console
 from bertwright.tasks import Task, find_task
 
 __all__ = ["Artifact", "compile_model", "find_folder", "find_spec", "open_session", "read_manifest"]
@@ -426,6 +428,15 @@ def open_session(
 
 def _open_artifact(artifact: Artifact, threads: int | None, streams: int) -> Session:
     engine = load_engine(artifact.spec)
+    if artifact.spec.precision == "int8" and _may_saturate(artifact):
+        console.print(
+            f"warning: {artifact.dir} was compiled for a processor with VNNI, and this one has "
+            "none: sums of its int8 products may saturate, and nothing has measured what that "
+            "costs. Compile it again here: bertwright export",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
     try:
         return engine.open_artifact(artifact.dir, artifact.facts, threads=threads, streams=streams)
     except BertwrightError:
@@ -436,6 +447,11 @@ def _open_artifact(artifact: Artifact, threads: int | None, streams: int) -> Ses
             f"{artifact.dir}: {artifact.spec.engine} cannot open it: {reason}",
             hint="compile it again: bertwright export",
         ) from error
+
+
+def _may_saturate(artifact: Artifact) -> bool:
+    """Whether weights have more bits than int8 kernels here add exactly."""
+    return artifact.facts.get("weight_bits", 8) > exact_weight_bits()
 
 
 def _compile_in_cache(folder: Path, spec: EngineSpec, threads: int | None) -> Artifact:
