@@ -23,10 +23,10 @@ from bertwright.methods.prune.layers import (
     LayerPruningConfig,
     kept_layers,
 )
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_layers
 from bertwright.models.encoder import saved_size_mb
 from bertwright.models.multi import head_folder
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import Task, find_task
 from bertwright.training.evaluation import compute_logits

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.errors import UnsupportedFamilyError, UsageError
-from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.ranges import (
     LEVELS,
     LearnedRanges,
