@@ -11,8 +11,9 @@ import torch
 
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.artifact import ARTIFACT_FILE
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
 from bertwright.engines.exact_sums import exact_weight_bits
+from bertwright.engines.opening import open_session
 from bertwright.models.ranges import largest_step
 from bertwright.models.task_model import TaskModel
 
@@ -50,7 +51,7 @@ def test_weights_of_7_bits_are_half_as_large_and_an_artifact_with_8_warns(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     module = {"onnxruntime": "onnx_engine", "openvino": "openvino_engine"}[engine]
-    monkeypatch.setattr("bertwright.engines.compile.exact_weight_bits", lambda: 7)
+    monkeypatch.setattr("bertwright.engines.opening.exact_weight_bits", lambda: 7)
     rows = encode(TaskModel.load(saved()), 16)
     largest, said = {}, {}
     for bits in (8, 7):

@@ -12,8 +12,9 @@ import openvino
 import pytest
 import torch
 
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
 from bertwright.engines.exact_sums import exact_weight_bits
+from bertwright.engines.opening import open_session
 from bertwright.engines.openvino_engine import OpenVinoCompiler, open_artifact
 from bertwright.errors import UsageError
 from bertwright.methods.quantize.qat import FakeQuantization, rounding

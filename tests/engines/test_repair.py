@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bertwright.data.tokenise import EncodedRows
-from bertwright.engines.compile import Artifact, compile_model, open_session
+from bertwright.engines.compile import Artifact, compile_model
 from bertwright.engines.exact_sums import exact_weight_bits
+from bertwright.engines.opening import open_session
 from bertwright.engines.repair import Trial, repair
 from bertwright.errors import ParityError, UsageError
 from bertwright.models.task_model import TaskModel
