@@ -193,6 +193,28 @@ def test_a_control_learns_from_the_labels_alone_for_as_many_steps(context, tmp_p
     assert abs(found[0] - found[1]) <= 2 and found[0] > train_whole(control, context).steps
 
 
+def test_a_fitted_student_is_trained_on_where_the_teacher_answered_more(context, tmp_path):
+    plan = StudentPlan(2, "fitted", 0)
+    as_it_is = train_whole(plan, replace(context, folder=tmp_path / "plain"))
+    twice = context.train_rows.select([*range(len(context.train_rows))] * 2)
+    halved, at_once = (
+        replace(context, transfer_rows=twice, folder=tmp_path / name) for name in ("half", "whole")
+    )
+    train_half(plan, halved, context.dev_rows)
+    found = [train_whole(plan, one) for one in (halved, at_once)]
+    assert as_it_is.steps == 0 and found[0].steps == found[1].steps > 0
+    models = [TaskModel.load(one.model_dir) for one in (as_it_is, *found)]
+    first_layers = models[0].encoder.state_dict()
+    assert all(
+        torch.equal(weights, first_layers[name])
+        for name, weights in context.teacher.encoder.state_dict().items()
+        if name in first_layers
+    ), "as they are in the teacher"
+    a, b, c = (model.state_dict() for model in models)
+    assert all(torch.equal(b[name], c[name]) for name in b)
+    assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
 def test_an_engine_that_was_not_asked_for_is_not_chosen():
     candidates = [{"name": "teacher@torch:fp32"}, {"name": "distil-2L@openvino:int8"}]
     asked = [EngineSpec("openvino", "int8")]

@@ -42,7 +42,8 @@ class SearchConfig:
     students: tuple[StudentMethod, ...] = ()
     """How students are made; may be given several times. control: the same size, fine-tuned
     without the teacher. fitted: the teacher's first layers as they are, and a head fitted to its
-    answers (`bertwright methods fitted_head`); for classes. Without it: all that fit the task."""
+    answers (`bertwright methods fitted_head`), then trained where there is --more-text or
+    --generate; for classes. Without it: all that fit the task."""
     distil_with: tuple[str, ...] = ()
     """Method of the distilled students, NAME or NAME:key=value,key=value; may be given several
     times. Without it: soft_targets."""

@@ -260,9 +260,11 @@ def _student_of(
 
 def _fitting(methods: Sequence[Any], plan: StudentPlan) -> list[Any]:
     """Return the methods that this student can be trained with; without attention soft targets."""
-    if plan.small:
-        return [m for m in methods if isinstance(m, SoftTargetsConfig)] or [SoftTargetsConfig()]
-    return list(methods)
+    return _soft_targets_of(methods) if plan.small else list(methods)
+
+
+def _soft_targets_of(methods: Sequence[Any]) -> list[Any]:
+    return [m for m in methods if isinstance(m, SoftTargetsConfig)] or [SoftTargetsConfig()]
 
 
 def _train_theseus(
@@ -282,10 +284,15 @@ def _train_theseus(
     return train_theseus(*rows, **arguments)
 
 
-def _fit_head(
+def _train_fitted(
     plan: StudentPlan, context: StudentContext, half: bool
 ) -> tuple[TaskModel, TrainResult | None]:
-    """Take the teacher's first layers as they are and fit a head; half of it is all of it."""
+    """Take the teacher's first layers as they are and fit a head to its answers.
+
+    Where there are texts that the teacher alone answered, all of it then learns from these too. On
+    the labelled rows alone that buys little and may cost (docs/students.md), so there it is done,
+    and half of it is all of it.
+    """
     teacher, rows, began = context.teacher, context.rows_of(plan), time.perf_counter()
     layers = choose_layers(get_roles(teacher.encoder).num_layers, plan.layers, "first")
     student = copy_with_layers(teacher, layers)
@@ -294,6 +301,18 @@ def _fit_head(
     source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
     with using_threads(context.training.threads):
         student = FittedHead().apply(student, source, rows)
+        if context.transfer_rows is not None:
+            return student, train_distilled(
+                student,
+                source,
+                rows,
+                context.dev_rows,
+                methods=_soft_targets_of(context.distil_methods),
+                training=context.training_of(plan),
+                run_dir=context.folder_of(plan),
+                resume=True,
+                pause_at=_half_of(context, plan) if half else None,
+            )
         if half:
             return student, None
         result = judge_made(
@@ -314,6 +333,6 @@ _TRAINERS: dict[
 ] = {
     "control": _train_control,
     "distil": _train_distil,
-    "fitted": _fit_head,
+    "fitted": _train_fitted,
     "theseus": _train_theseus,
 }
