@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bertwright.compress.candidates import StudentPlan, small_of
+from bertwright.compress.elastic import cut_size, supernet_of
 from bertwright.data.tokenise import EncodedRows
 from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
@@ -43,6 +44,8 @@ __all__ = ["StudentContext", "TrainedStudent", "train_half", "train_whole"]
 
 HALF = 0.5
 FITTED_POOLING = "mean"
+ELASTIC_SHARE = 0.25
+"""Of the training of others: a size that is cut out has learned with all the others before."""
 SMALL_LR_TIMES = 20
 """Tables of vectors that are trained as they are take a far higher rate than transformers."""
 
@@ -69,6 +72,12 @@ class StudentContext:
     starts: Mapping[int, str] = field(default_factory=dict)
     """Depth -> encoder that students of it start from, in place of the teacher's layers."""
 
+    @property
+    def soft_targets(self) -> list[Any]:
+        """The config of soft targets, for students that can follow nothing else."""
+        given = [m for m in self.distil_methods if isinstance(m, SoftTargetsConfig)]
+        return given or [SoftTargetsConfig()]
+
     def folder_of(self, plan: StudentPlan) -> Path:
         """Return the run directory of a student."""
         return self.folder / plan.name
@@ -90,6 +99,8 @@ class StudentContext:
         if plan.small:
             lr = self.small_lr or SMALL_LR_TIMES * lr
         epochs = self.training.epochs
+        if plan.method == "elastic":
+            epochs *= ELASTIC_SHARE
         if plan.method == "control" and self.transfer_rows is not None:
             epochs *= len(self.transfer_rows) / len(self.train_rows)
         return dataclasses.replace(self.training, seed=plan.seed, lr=lr, epochs=epochs)
@@ -187,7 +198,7 @@ def _train_distil(
         context.teacher,
         context.rows_of(plan),
         context.dev_rows,
-        methods=_fitting(context.distil_methods, plan),
+        methods=context.soft_targets if plan.small else context.distil_methods,
         training=training,
         run_dir=context.folder_of(plan),
         resume=True,
@@ -258,15 +269,6 @@ def _student_of(
     return copy_with_layers(model, choose_layers(depth, plan.layers, "uniform"))
 
 
-def _fitting(methods: Sequence[Any], plan: StudentPlan) -> list[Any]:
-    """Return the methods that this student can be trained with; without attention soft targets."""
-    return _soft_targets_of(methods) if plan.small else list(methods)
-
-
-def _soft_targets_of(methods: Sequence[Any]) -> list[Any]:
-    return [m for m in methods if isinstance(m, SoftTargetsConfig)] or [SoftTargetsConfig()]
-
-
 def _train_theseus(
     plan: StudentPlan, context: StudentContext, half: bool
 ) -> tuple[TaskModel, TrainResult | None]:
@@ -307,7 +309,7 @@ def _train_fitted(
                 source,
                 rows,
                 context.dev_rows,
-                methods=_soft_targets_of(context.distil_methods),
+                methods=context.soft_targets,
                 training=context.training_of(plan),
                 run_dir=context.folder_of(plan),
                 resume=True,
@@ -328,11 +330,32 @@ def _train_fitted(
     return student, result
 
 
+def _train_size(
+    plan: StudentPlan, context: StudentContext, half: bool
+) -> tuple[TaskModel, TrainResult]:
+    """Cut a size out of the supernet and train it a little on."""
+    student = cut_size(TaskModel.load(supernet_of(context, plan.seed)), plan)
+    result = train_distilled(
+        student,
+        context.teacher,
+        context.rows_of(plan),
+        context.dev_rows,
+        methods=context.soft_targets,
+        training=context.training_of(plan),
+        run_dir=context.folder_of(plan),
+        resume=True,
+        cache_folder=context.folder / "teacher-answers",
+        pause_at=_half_of(context, plan) if half else None,
+    )
+    return student, result
+
+
 _TRAINERS: dict[
     str, Callable[[StudentPlan, StudentContext, bool], tuple[TaskModel, TrainResult | None]]
 ] = {
     "control": _train_control,
     "distil": _train_distil,
+    "elastic": _train_size,
     "fitted": _train_fitted,
     "theseus": _train_theseus,
 }

@@ -61,7 +61,8 @@ GROUPS = {
 
 MAY_CHANGE_ON_RESUME = (
     *("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb", "prefer", "test_data"),
-    *("depths", "narrow", "small", "students", "engines", "precisions", "seeds"),
+    *("depths", "narrow", "small", "students", "elastic_sizes"),
+    *("engines", "precisions", "seeds"),
     *("repeats", "measure_rows", "latency_rows"),
 )
 """What no finished student depends on: with other values they are used again all the same."""

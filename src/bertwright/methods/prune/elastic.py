@@ -23,11 +23,21 @@ from bertwright.models.build import copy_in_order
 from bertwright.models.in_parts import check_runs_in_parts
 from bertwright.models.pooling import States
 from bertwright.models.task_model import TaskModel, TaskOutput
+from bertwright.models.widths import widths_of
 from bertwright.registry import register_method
 from bertwright.tasks.objective import Objective
 from bertwright.training.hooks import Hook, RunState
 
-__all__ = ["Elastic", "ElasticConfig", "Widths", "draw_widths", "order_by_importance", "width_grid"]
+__all__ = [
+    "Elastic",
+    "ElasticConfig",
+    "Widths",
+    "check_elastic",
+    "draw_widths",
+    "elastic_grids",
+    "order_by_importance",
+    "width_grid",
+]
 
 _STREAM = 200404037
 """Keeps these draws apart from other methods' draws for the same seed and step."""
@@ -111,6 +121,47 @@ def order_by_importance(model: TaskModel, rows: EncodedRows, task: Objective) ->
     return copy_in_order(model, **orders)
 
 
+def check_elastic(model: TaskModel, config: ElasticConfig) -> None:
+    """Check that all sizes of a model can be trained at once.
+
+    Raises:
+        ConfigError: it has fewer layers than the smallest size.
+        UsageError: the pooling reads several layers, or layers have several shapes.
+        UnsupportedFamilyError: the encoder cannot be stopped between its layers.
+    """
+    check_runs_in_parts(model.roles, "elastic training")
+    if model.pooling is not None and model.pooling.reads_layers:
+        raise UsageError(
+            f"elastic training: the pooling {model.config.pooling} reads several layers, and "
+            "a size has only some",
+            hint="fine-tune with --pooling mean or cls",
+        )
+    depth, widths = model.roles.num_layers, widths_of(model.encoder)
+    require(config.layers <= depth, "layers", config.layers, f"at most {depth}")
+    for part, counts in (("heads", widths.heads), ("neurons", widths.neurons)):
+        if len(set(counts or ())) > 1:
+            raise UsageError(
+                f"elastic training: the layers of this model have {counts} {part}",
+                hint="take the model that it was made of",
+            )
+
+
+def elastic_grids(model: TaskModel, config: ElasticConfig) -> dict[Part, tuple[int, ...]]:
+    """Return how many heads and neurons the layers of a size may have, increasing."""
+    widths = widths_of(model.encoder)
+    counts: dict[Part, tuple[int, ...] | None] = {
+        "heads": widths.heads,
+        "neurons": widths.neurons,
+    }
+    shares = {"heads": config.heads, "neurons": config.neurons}
+    multiples = {"heads": 1, "neurons": config.multiple}
+    return {
+        part: width_grid(have[0], shares[part], config.widths, multiples[part])
+        for part, have in counts.items()
+        if have
+    }
+
+
 CARD = MethodCard(
     name="elastic",
     kind="prune",
@@ -177,37 +228,11 @@ class Elastic(Hook):
         """Put gates in their places.
 
         Raises:
-            UsageError: the pooling reads several layers, there are fewer layers than asked for, or
-                the model has been quantized.
-            UnsupportedFamilyError: the encoder cannot be stopped between its layers.
+            UsageError: the model has been quantized, or see `check_elastic`.
         """
-        model = state.model
-        check_runs_in_parts(model.roles, "elastic training")
-        if model.pooling is not None and model.pooling.reads_layers:
-            raise UsageError(
-                f"--method elastic: the pooling {model.config.pooling} reads several layers, and "
-                "a size has only some",
-                hint="fine-tune with --pooling mean or cls",
-            )
-        depth = model.roles.num_layers
-        require(self.config.layers <= depth, "layers", self.config.layers, f"at most {depth}")
-        self._gates: Gates = attach_gates(model, ("heads", "neurons"))
-        shares = {"heads": self.config.heads, "neurons": self.config.neurons}
-        self._grids: dict[Part, tuple[int, ...]] = {
-            part: width_grid(
-                counts[0],
-                shares[part],
-                self.config.widths,
-                self.config.multiple if part == "neurons" else 1,
-            )
-            for part, counts in self._gates.counts.items()
-        }
-        for part, counts in self._gates.counts.items():
-            if len(set(counts)) > 1:
-                raise UsageError(
-                    f"--method elastic: the layers of this model have {counts} {part}",
-                    hint="take the model that it was made of",
-                )
+        check_elastic(state.model, self.config)
+        self._gates: Gates = attach_gates(state.model, ("heads", "neurons"))
+        self._grids = elastic_grids(state.model, self.config)
         if self._soft is not None:
             self._soft.on_start(state)
 
