@@ -113,20 +113,20 @@ def cut_size(supernet: TaskModel, plan: StudentPlan) -> TaskModel:
 
 def size_plans(supernet: TaskModel, seed: int) -> list[StudentPlan]:
     """Return every size of a supernet but the whole."""
-    config, widths = ElasticConfig(), widths_of(supernet.encoder)
+    config = ElasticConfig()
     grids = elastic_grids(supernet, config)
-    every = {
-        what: [count / have[0] for count in grids.get(what, ())] if have else [1.0]
-        for what, have in (("heads", widths.heads), ("neurons", widths.neurons))
-    }
     depths = range(config.layers, supernet.roles.num_layers + 1)
     plans = [
         StudentPlan(depth, METHOD, seed, heads, neurons)
         for depth in depths
-        for heads in every["heads"]
-        for neurons in every["neurons"]
+        for heads in _shares(grids.get("heads"))
+        for neurons in _shares(grids.get("neurons"))
     ]
     return [plan for plan in plans if plan.layers < depths[-1] or plan.is_narrow]
+
+
+def _shares(grid: Sequence[int] | None) -> list[float]:
+    return [count / grid[-1] for count in grid] if grid else [1.0]
 
 
 def choose_sizes(
