@@ -41,9 +41,9 @@ class SearchConfig:
     """Peak learning rate of those. Without it: 20 times --lr."""
     students: tuple[StudentMethod, ...] = ()
     """How students are made; may be given several times. control: the same size, fine-tuned
-    without the teacher. fitted: the teacher's first layers as they are, and a head fitted to its
-    answers (`bertwright methods fitted_head`), then trained where there is --more-text or
-    --generate; for classes. elastic: all depths and many widths in one training, of which the most
+    without the teacher. fitted: the teacher's first layers, a head fitted to its answers
+    (`bertwright methods fitted_head`), and all of it trained on; the better of both is kept;
+    for classes. elastic: all depths and many widths in one training, of which the most
     promising are trained on (`bertwright methods elastic`); only where asked for.
     Without it: all others that fit the task."""
     distil_with: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ A student's folder holds its run (`metrics.jsonl`, `checkpoints/`), then `model/
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -288,12 +289,11 @@ def _train_theseus(
 
 def _train_fitted(
     plan: StudentPlan, context: StudentContext, half: bool
-) -> tuple[TaskModel, TrainResult | None]:
-    """Take the teacher's first layers as they are and fit a head to its answers.
+) -> tuple[TaskModel, TrainResult]:
+    """Take the teacher's first layers, fit a head to its answers, and train all of it on.
 
-    Where there are texts that the teacher alone answered, all of it then learns from these too. On
-    the labelled rows alone that buys little and may cost (docs/students.md), so there it is done,
-    and half of it is all of it.
+    Whichever scores better is kept, what was fitted or what came of training: on some tasks more
+    training on the same rows unlearns (docs/students.md).
     """
     teacher, rows, began = context.teacher, context.rows_of(plan), time.perf_counter()
     layers = choose_layers(get_roles(teacher.encoder).num_layers, plan.layers, "first")
@@ -301,33 +301,34 @@ def _train_fitted(
     student = copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
     folder = context.folder / "teacher-answers"
     source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
+    task = find_task(teacher.task).judging(context.dev_rows)
     with using_threads(context.training.threads):
-        student = FittedHead().apply(student, source, rows)
-        if context.transfer_rows is not None:
-            return student, train_distilled(
-                student,
-                source,
-                rows,
-                context.dev_rows,
-                methods=context.soft_targets,
-                training=context.training_of(plan),
-                run_dir=context.folder_of(plan),
-                resume=True,
-                pause_at=_half_of(context, plan) if half else None,
-            )
-        if half:
-            return student, None
-        result = judge_made(
-            student,
-            context.dev_rows,
-            find_task(teacher.task).judging(context.dev_rows),
-            context.training_of(plan),
-            context.folder_of(plan),
-            steps=0,
-            seconds=time.perf_counter() - began,
-            stopped="the head is fitted",
-        )
-    return student, result
+        fitted = FittedHead().apply(student, source, rows)
+        metrics, _ = evaluate_model(fitted, context.dev_rows, task)
+    student, seconds = copy.deepcopy(fitted), time.perf_counter() - began
+    result = train_distilled(
+        student,
+        source,
+        rows,
+        context.dev_rows,
+        methods=context.soft_targets,
+        training=context.training_of(plan),
+        run_dir=context.folder_of(plan),
+        resume=True,
+        pause_at=_half_of(context, plan) if half else None,
+    )
+    if result.best_score is None or result.best_score > metrics[task.primary]:
+        return student, result
+    return fitted, judge_made(
+        fitted,
+        context.dev_rows,
+        task,
+        context.training_of(plan),
+        context.folder_of(plan),
+        steps=0,
+        seconds=seconds,
+        stopped="the head as it was fitted scores best",
+    )
 
 
 def _train_size(
