@@ -65,10 +65,10 @@ def sentences_of(data: Path) -> Iterator[tuple[str, list[str]]]:
     wiki = (data / "wikitext2" / "valid.txt").read_text(encoding="utf-8")
     plain = wiki.replace(" @-@ ", "-").replace("<unk>", "").splitlines()
     yield "wiki", [s for line in plain if line[:2] != " =" for s in split_sentences(line)]
-    yield "news", [row["text"] for row in read_rows(data / "ag_news" / "train.jsonl.gz")]
-    films = read_rows(data / "movie_reviews" / "train.jsonl.gz")
+    yield "news", [row["text"] for row in read_rows(data / "ag_news" / "train.jsonl")]
+    films = read_rows(data / "movie_reviews" / "train.jsonl")
     yield "films", [s for row in films for s in split_sentences(row["text"].replace("\n", " "))]
-    yield "squad", [row["question"] for row in read_rows(data / "squad" / "train.jsonl.gz")]
+    yield "squad", [row["question"] for row in read_rows(data / "squad" / "train.jsonl")]
 
 
 def split_sentences(text: str) -> list[str]:

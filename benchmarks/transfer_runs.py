@@ -7,9 +7,11 @@ split as before; a step no longer moves 30,000 rows of which it sees 300); then 
 1 layers, a thin one (half of the heads, a quarter of the neurons, all layers) and two without
 layers, each by every recipe that can make it, with each seed. The control learns from the labels
 alone, from the same start; with three times the epochs it stands beside recipes that see three
-times the rows, and beside those that take longer for other reasons: `cpu_s` is the processor
-time of a run. Evaluated on dev twice an epoch (with three times the epochs, once), the best weights
-kept, judged on test. Each run has a process of its own and leaves
+times the rows, and beside those that take longer for other reasons: `cpu_s` is the processor time
+of a run. Where there is text of the same kind that nobody labelled (sst2: sentences of other film
+reviews), some recipes see three such texts beside each row, for a quarter of the epochs: as many
+steps as the control. Evaluated on dev twice an epoch (with three times the epochs, once), the best
+weights kept, judged on test. Each run has a process of its own and leaves
 `results/transfer/SET/SIZE-RECIPE-sSEED.json`; what is there is not done again.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import shutil
 import subprocess
@@ -28,13 +31,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from general_students import make_general
+from general_students import make_general, sentences_of
+from task_data import read_rows, write_rows
 
 from bertwright.evaluate.machine import machine, versions
 from bertwright.files import write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "transfer"
 COPIES = 2
+MORE_TIMES = 3
+"""Texts that nobody labelled, for each row."""
+MORE_WORDS = range(4, 41)
+"""How many words such a text has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,8 @@ class Setup:
     lr: float
     static_lr: float
     batch_size: int
+    more_from: str = ""
+    """Which of the sources of general_students.py has texts of the same kind."""
 
 
 SETUPS = {
@@ -65,6 +75,7 @@ SETUPS = {
         lr=2e-4,
         static_lr=3e-3,
         batch_size=32,
+        more_from="films",
     ),
 }
 SIZES = {
@@ -85,6 +96,8 @@ class Recipe:
     times: int = 1
     """How many times the rows of the others it sees: by more epochs, or by more rows."""
     generated: bool = False
+    more: bool = False
+    """It sees texts that nobody labelled."""
     lr_times: float = 1.0
     """Its rate, in that of the others."""
     general: bool = False
@@ -115,6 +128,11 @@ RECIPES = {
     "first-soft": Recipe(words=(*by("soft_targets"), *MEAN, *FIRST)),
     "fitted": Recipe(words=(*by("fitted_head"), *MEAN, *FIRST)),
     "fitted-soft": Recipe(words=(*by("fitted_head", "soft_targets"), *MEAN, *FIRST), lr_times=0.2),
+    "fitted-soft-fast": Recipe(words=(*by("fitted_head", "soft_targets"), *MEAN, *FIRST)),
+    "more-soft": Recipe(words=(*by("fitted_head", "soft_targets"), *MEAN, *FIRST), more=True),
+    "more-soft-3x": Recipe(
+        words=(*by("fitted_head", "soft_targets"), *MEAN, *FIRST), more=True, times=3
+    ),
     "slow-control": Recipe(words=(*by("none"), *MEAN, *FIRST), lr_times=0.2),
     "general-control": Recipe(words=(*by("none"), *MEAN), general=True),
     "general-soft": Recipe(words=(*by("soft_targets"), *MEAN), general=True),
@@ -133,8 +151,10 @@ def is_static(size: str) -> bool:
     return size.startswith("static")
 
 
-def fits(size: str, recipe: str) -> bool:
-    """Return whether a student of this size can be made so."""
+def fits(name: str, size: str, recipe: str) -> bool:
+    """Return whether a student of this size can be made so on this set."""
+    if RECIPES[recipe].more and not SETUPS[name].more_from:
+        return False
     if recipe in ("theseus", "layer-drop") or RECIPES[recipe].general:
         return size.isdigit()
     if recipe == "gradual":
@@ -161,16 +181,30 @@ def main() -> None:
             for size in args.sizes:
                 for recipe in args.recipes:
                     out = RESULTS / name / f"{size}-{recipe}-s{seed}.json"
-                    if fits(size, recipe) and not out.exists():
+                    if fits(name, size, recipe) and not out.exists():
                         run(args, name, teacher, size, recipe, seed, out)
 
 
-def make_trimmed_teacher(args: argparse.Namespace, name: str) -> Path:
-    """Return the teacher with the pieces of its set's texts alone."""
-    teacher, folder = make_teacher(args, name), args.work_dir / name / "teacher-trimmed"
+def more_text(args: argparse.Namespace, name: str) -> Path:
+    """Return the file of texts that nobody labelled, drawn where it is not there yet."""
+    path = args.work_dir / name / "more.jsonl"
+    if not path.exists():
+        sentences = dict(sentences_of(args.data_dir))[SETUPS[name].more_from]
+        fitting = [s for s in dict.fromkeys(sentences) if len(s.split()) in MORE_WORDS]
+        num_rows = len(read_rows(data_file(args, name, SETUPS[name].train)))
+        drawn = random.Random(0).sample(fitting, MORE_TIMES * num_rows)
+        write_rows(path, [{"text": text} for text in drawn])
+    return path
+
+
+def make_trimmed_teacher(args: argparse.Namespace, name: str, more: Path | None = None) -> Path:
+    """Return the teacher with the pieces of its set's texts alone, or of `more` as well."""
+    folder = args.work_dir / name / ("teacher-trimmed-more" if more else "teacher-trimmed")
+    teacher = make_teacher(args, name)
     if not folder.exists():
         splits = (SETUPS[name].train, "dev", "test")
-        data = [word for split in splits for word in ("--data", str(data_file(args, name, split)))]
+        files = [*(data_file(args, name, split) for split in splits), *([more] if more else [])]
+        data = [word for file in files for word in ("--data", str(file))]
         words = ("trim", "--model", str(teacher), *data, "--out", str(folder))
         subprocess.run([sys.executable, "-m", "bertwright", *words], check=True)
     return folder
@@ -208,14 +242,17 @@ def run(
     folder = args.work_dir / name / f"{size}-{recipe}-s{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     lr = how.lr_times * (setup.static_lr if is_static(size) else setup.lr)
-    epochs = setup.epochs * (1 if how.generated else how.times)
+    epochs = setup.epochs * (1 if how.generated else how.times) // (1 + MORE_TIMES * how.more)
+    if how.more:
+        teacher = make_trimmed_teacher(args, name, more_text(args, name))
     words = [
         *("distil", "--teacher", str(teacher), *data_words(args, name), "--out", str(folder)),
         *(() if recipe == "gradual" else SIZES[size]),
         *(*how.words, "--epochs", str(epochs), "--lr", str(lr)),
         *("--batch-size", str(setup.batch_size), "--seed", str(seed)),
-        *("--evals-per-epoch", "1" if how.times > 1 and not how.generated else "2"),
+        *("--evals-per-epoch", str(max(1, 2 * setup.epochs // epochs))),
         *(("--generate", str(COPIES)) if how.generated else ()),
+        *(("--more-text", str(more_text(args, name))) if how.more else ()),
         *(("--start", str(make_general(args, int(size)))) if how.general else ()),
     ]
     print(f"{name} {out.stem}", file=sys.stderr, flush=True)

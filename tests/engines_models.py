@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from bertwright.engines.exact_sums import exact_weight_bits
 from bertwright.models.build import build_task_model
 from bertwright.models.task_model import ModelConfig, TaskModel
 from tiny import tiny_encoder
 
-__all__ = ["LABELS", "inputs_of", "make_model", "make_texts", "needs_exact_int8", "own_label"]
+__all__ = ["LABELS", "inputs_of", "make_model", "make_texts", "needs_vnni", "own_label"]
 
 
-def _sums_saturate() -> bool:
-    """Whether OpenVINO's int8 adds pairs of products in 16 bits here: x86 without VNNI."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if platform.machine() != "x86_64" or not cpuinfo.exists():
-        return False
-    return "vnni" not in cpuinfo.read_text(encoding="utf-8", errors="replace")
-
-
-needs_exact_int8 = pytest.mark.skipif(
-    _sums_saturate(),
-    reason="no VNNI here, so OpenVINO's int8 sums saturate (docs/int8.md, What is not solved)",
+needs_vnni = pytest.mark.skipif(
+    exact_weight_bits() < 8, reason="no VNNI here: weights have 7 bits, which is tested"
 )
 
 WORDS = (

@@ -41,6 +41,17 @@ def test_violations_say_by_how_much():
     assert found["max_size_mb"].excess == pytest.approx(1.0)
 
 
+def test_confident_asks_the_lower_end_of_the_interval():
+    sure = candidate("sure", kept=0.995, kept_low=0.991, throughput_texts_s=500)
+    lucky = candidate("lucky", kept=1.001, kept_low=0.97, throughput_texts_s=900)
+    assert choose_candidate([sure, lucky], Budget(keep=0.99)).name == "lucky"
+    budget = Budget(keep=0.99, confident=True)
+    assert choose_candidate([sure, lucky], budget).name == "sure"
+    assert "confidence" in budget.describe() and "confidence" not in Budget(keep=0.99).describe()
+    (missed,) = find_violations(lucky, budget)
+    assert (missed.constraint, missed.value) == ("keep", 0.97)
+
+
 def test_a_limit_met_exactly_is_met():
     budget = Budget(keep=0.99, max_latency_ms=2.0, min_speedup=10, max_size_mb=20)
     assert find_violations(candidate("a", kept=0.99), budget) == ()

@@ -193,6 +193,22 @@ def test_a_control_learns_from_the_labels_alone_for_as_many_steps(context, tmp_p
     assert abs(found[0] - found[1]) <= 2 and found[0] > train_whole(control, context).steps
 
 
+def test_of_a_fitted_student_the_better_is_kept(context, tmp_path):
+    plan, name = StudentPlan(2, "fitted", 0), "encoder.encoder.layer.0.output.dense.weight"
+    of_teacher = context.teacher.state_dict()[name]
+    wild = replace(context.training, lr=3.0)
+    spoiled = train_whole(plan, replace(context, training=wild, folder=tmp_path / "wild"))
+    kept = TaskModel.load(spoiled.model_dir).state_dict()[name]
+    assert spoiled.steps == 0 and torch.equal(kept, of_teacher), "training on did harm"
+    longer = replace(context, training=replace(context.training, epochs=6))
+    halved, at_once = (replace(longer, folder=tmp_path / one) for one in ("half", "whole"))
+    train_half(plan, halved, context.dev_rows)
+    found = [train_whole(plan, one) for one in (halved, at_once)]
+    assert found[0].steps == found[1].steps > 0 and found[1].score > spoiled.score
+    a, b = (TaskModel.load(one.model_dir).state_dict() for one in found)
+    assert all(torch.equal(a[one], b[one]) for one in a) and not torch.equal(a[name], of_teacher)
+
+
 def test_an_engine_that_was_not_asked_for_is_not_chosen():
     candidates = [{"name": "teacher@torch:fp32"}, {"name": "distil-2L@openvino:int8"}]
     asked = [EngineSpec("openvino", "int8")]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bertwright.engines.compile import Artifact, compile_model, open_session
+from bertwright.engines.compile import Artifact, compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.predictor import Predictor
 from bertwright.errors import ArtifactError, ParityError
 

@@ -12,7 +12,8 @@ import pytest
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines import base
 from bertwright.engines.base import EngineSpec, available_engines, load_engine
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.parity import random_parity_batches
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import MissingDependencyError, UnknownChoiceError

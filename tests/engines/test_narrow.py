@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.models.build import copy_with_widths
 from bertwright.models.task_model import TaskModel

@@ -12,12 +12,14 @@ import openvino
 import pytest
 import torch
 
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.exact_sums import exact_weight_bits
+from bertwright.engines.opening import open_session
 from bertwright.engines.openvino_engine import OpenVinoCompiler, open_artifact
 from bertwright.errors import UsageError
 from bertwright.methods.quantize.qat import FakeQuantization, rounding
 from bertwright.models.task_model import TaskModel
-from engines_models import inputs_of, make_model, needs_exact_int8
+from engines_models import inputs_of, make_model, needs_vnni
 
 FAMILIES = ["bert", "distilbert"] + [
     pytest.param(family, marks=pytest.mark.slow) for family in ("roberta", "xlm-roberta", "electra")
@@ -70,20 +72,27 @@ def matrix_products(folder: Path) -> list[str]:
     return found
 
 
-@needs_exact_int8
+@pytest.mark.parametrize("bits", [pytest.param(8, marks=needs_vnni), 7])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_graph_computes_what_training_saw(family: str, tmp_path: Path) -> None:
+def test_the_graph_computes_what_training_saw(
+    family: str, bits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertwright.engines.openvino_engine.exact_weight_bits", lambda: bits)
     model = with_ranges(family)
     facts = OpenVinoCompiler(model, "int8").write(tmp_path, calibration=[], kept=())
+    assert facts["weight_bits"] == bits
     session = open_artifact(tmp_path, {**facts, "precision": "int8"}, threads=1, streams=1)
     inputs = inputs_of(LENGTHS, vocab_size=150)
     exact = logits_of(model, inputs)
-    with rounding(model):
+    with rounding(model, weight_bits=bits):
         rounded = logits_of(model, inputs)
+    with rounding(model, weight_bits=15 - bits):
+        otherwise = logits_of(model, inputs)
     found = session(**inputs)
     assert np.isfinite(found).all() and found.std() > 0.05
     assert not far_apart(found, rounded)
     assert far_apart(found, exact), "rounding must show"
+    assert far_apart(found, otherwise), "and so must the number of bits"
     num_products = len(model.ranges.inputs)
     assert len(facts["quantized"]) == num_products + len(model.ranges.tables) > 25
     if platform.machine() == "x86_64":
@@ -91,13 +100,12 @@ def test_the_graph_computes_what_training_saw(family: str, tmp_path: Path) -> No
         assert len(products) == num_products and set(products) <= {"u8", "i8"}
 
 
-@needs_exact_int8
 def test_a_saved_model_compiles_without_calibration_and_its_own_ranges_matter(
     tmp_path: Path,
 ) -> None:
     model = with_ranges(pooling="mean")
     inputs = inputs_of(LENGTHS, vocab_size=150)
-    with rounding(model):
+    with rounding(model, weight_bits=exact_weight_bits()):
         rounded = logits_of(model, inputs)
     model.save(tmp_path / "model")
     options = {"tolerance_points": 100.0, "threads": 1}

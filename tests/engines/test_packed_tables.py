@@ -13,7 +13,8 @@ from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.engines import compile as compiling
 from bertwright.engines import onnx_engine, openvino_engine
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.methods.quantize.qat import FakeQuantization
 from bertwright.models.packed import pack_words
 from engines_models import LABELS, inputs_of, make_model, make_texts, own_label

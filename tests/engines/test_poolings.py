@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.models.pooling import POOLINGS
 from engines_models import inputs_of, make_model

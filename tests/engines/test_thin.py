@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.models.build import copy_with_factors, copy_with_width
 from bertwright.models.task_model import TaskModel

@@ -19,6 +19,7 @@ from bertwright.methods.distil.transfer_set import TransferSetConfig
 from bertwright.methods.exit.early_exit import EarlyExitConfig
 from bertwright.methods.exit.token_dropping import TokenDroppingConfig
 from bertwright.methods.finetune.layer_drop import LayerDropConfig
+from bertwright.methods.prune.elastic import ElasticConfig
 from bertwright.methods.prune.embedding_factors import EmbeddingFactorsConfig
 from bertwright.methods.prune.gradual import GradualPruningConfig
 from bertwright.methods.prune.heads import HeadPruningConfig
@@ -80,6 +81,7 @@ SETTINGS: dict[str, Setting] = {
     "learned_gates": Setting(
         LearnedGatesConfig(neurons=0.5, multiple=8), LearnedGatesConfig(gate_lr=1.0)
     ),
+    "elastic": Setting(ElasticConfig(multiple=8), ElasticConfig(layers=3, heads=0.5, multiple=8)),
     "width_pruning": Setting(
         WidthPruningConfig(multiple=8), WidthPruningConfig(by="random", multiple=8, seed=1)
     ),

@@ -16,7 +16,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from bertwright.data.tokenise import EncodedRows
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.parity import encoded_batches, label_agreement
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig

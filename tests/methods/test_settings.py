@@ -30,6 +30,7 @@ from bertwright.methods.distil.transfer_set import (
     write_transfer_set,
 )
 from bertwright.methods.prune.train import train_pruned
+from bertwright.methods.prune.train_elastic import train_elastic
 from bertwright.methods.quantize.int8 import simulate_int8
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
@@ -70,6 +71,7 @@ FINETUNED = ["layer_drop", "qat"]
 MAKING = ["several_teachers", "small_student", "transfer_set"]
 """They make a student, its rows or its teacher, and soft_targets then trains."""
 TRAINED = [
+    "elastic",
     "hidden_matching",
     "relations",
     "several_teachers",
@@ -105,6 +107,9 @@ def run_method(
     if name in IN_TRAINING:
         arguments = {"config": config, "training": options, "run_dir": folder, "resume": resume}
         return train_pruned(teacher, None, rows, rows, **arguments)[0]
+    if name == "elastic":
+        arguments = {"config": config, "training": options, "run_dir": folder, "resume": resume}
+        return train_elastic(teacher, None, rows, rows, **arguments)[0]
     if name == "int8_ptq":
         return find_method(name).apply(config).apply(teacher)
     if name in ("vocabulary_trimming", "static_ranges"):
@@ -222,7 +227,7 @@ def test_trains_with_falling_loss_and_the_options_matter(name, tmp_path):
     assert len(losses) >= 4 and all(loss == loss and loss >= 0 for loss in losses)
     half = len(losses) // 2
     assert sum(losses[half:]) / len(losses[half:]) < sum(losses[:half]) / half
-    whole = name in (*PRUNING, *IN_TRAINING, *FINETUNED)
+    whole = name in ("elastic", *PRUNING, *IN_TRAINING, *FINETUNED)
     assert student.roles.num_layers == (4 if whole else 2) and not student.training
     other = run_method(name, tmp_path / "other", epochs=6, other=True)
     assert not same_weights(weights(student), weights(other))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ def test_they_are_saved_with_the_model_to_the_last_bit(tmp_path):
         {"inputs": {"a": [0.5, 1.0]}, "tables": []},
         {"inputs": {"a": ["x", 1.0]}, "tables": []},
         {"inputs": {"a": [-1e999, 1.0]}, "tables": []},
+        {"inputs": {"a": [-1.0, 1.0]}, "tables": [], "weight_bits": 4},
         [],
     ],
 )
@@ -65,3 +67,13 @@ def test_grid_of_a_range(ends, scale, zero_point):
 def test_scales_of_rows():
     scales = row_scales(torch.tensor([[0.5, -1.27], [0.0, 0.0], [254.0, 3.0]]))
     assert scales.tolist() == pytest.approx([0.01, 1e-12, 2.0])
+    scales = row_scales(torch.tensor([[0.5, -1.26], [126.0, 3.0]]), 7)
+    assert scales.tolist() == pytest.approx([0.02, 2.0])
+
+
+def test_ranges_of_an_older_model_have_weights_of_8_bits():
+    values = RANGES.to_json()
+    assert values.pop("weight_bits") == 8
+    assert LearnedRanges.from_json(values) == RANGES
+    seven = replace(RANGES, weight_bits=7)
+    assert LearnedRanges.from_json(json.loads(json.dumps(seven.to_json()))) == seven

@@ -13,6 +13,7 @@ import bertwright
 from bertwright.cli.main import main
 from bertwright.errors import BertwrightError, ConfigError, UnknownLabelError
 from bertwright.models.build import copy_with_layers
+from bertwright.models.widths import LayerWidths, widths_of
 from tiny import tiny_batch
 
 
@@ -74,6 +75,39 @@ def test_it_is_said_on_stderr(teacher, data, tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert "4 layers became 3" in said and "taken out, in this order" in said
     assert "accuracy on 60 rows:" in said and "before," in said
+
+
+def test_any_size_is_cut_out_of_an_elastic_model(teacher, data, tmp_path, capsys):
+    words = ["--teacher", str(teacher), "--data", data["train"], "--eval-data", data["dev"]]
+    words += ["--method", "elastic:multiple=8", "--method", "soft_targets", "--epochs", "2"]
+    whole = tmp_path / "elastic"
+    assert main(["distil", *words, "--lr", "1e-3", "--out", str(whole)]) == 0
+    model = bertwright.load(str(whole))
+    assert model.roles.num_layers == 4 and model.lineage["elastic"]["multiple"] == 8
+    size = ["--layers", "2", "--heads", "1", "--neurons", "16", "--check-data", data["test"]]
+    assert main(["cut", "--model", str(whole), *size, "--out", str(tmp_path / "small")]) == 0
+    small = bertwright.load(str(tmp_path / "small"))
+    assert widths_of(small.encoder) == LayerWidths(heads=(1, 1), neurons=(16, 16))
+    layers = copy_with_layers(model, [0, 1])
+    assert torch.equal(
+        small.roles.part(1, "ffn_in").weight, layers.roles.part(1, "ffn_in").weight[:16]
+    )
+    said = " ".join(capsys.readouterr().err.split())
+    assert "4 layers became 2 (0+1), 1 heads each, 16 neurons each" in said
+    facts = json.loads((tmp_path / "small" / "cut.json").read_text())
+    assert (facts["kept"], facts["heads"], facts["neurons"]) == ([0, 1], 1, 16)
+    words = ["--model", str(whole), "--neurons", "16", "--out", str(tmp_path / "narrow")]
+    assert main(["cut", *words]) == 0
+    assert widths_of(bertwright.load(str(tmp_path / "narrow")).encoder).heads == (4,) * 4
+    with pytest.raises(ConfigError, match="has 4"):
+        bertwright.cut(model=str(whole), heads=5, out=str(tmp_path / "no"))
+    with pytest.raises(BertwrightError, match="not trained for that"):
+        bertwright.cut(model=str(teacher), heads=2, out=str(tmp_path / "no"))
+    with pytest.raises(ConfigError, match="nothing is to be taken out"):
+        bertwright.cut(model=str(whole), out=str(tmp_path / "no"))
+    with pytest.raises(ConfigError, match="give --layers too"):
+        bertwright.cut(model=str(whole), heads=2, layer_choice="first", out=str(tmp_path / "no"))
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("rule", ["importance", "search"])

@@ -125,6 +125,10 @@ def test_heads_and_neurons_may_leave_while_it_learns(teacher, data, tmp_path, me
         ({"method": ["gradual_pruning", "learned_gates"]}, "in one way only"),
         ({"method": ["gradual_pruning:neurons=1.0"]}, "nothing is to be taken out"),
         ({"method": ["theseus", "gradual_pruning"]}, "no other method"),
+        ({"heads": "0.5", "method": ["elastic"]}, "says itself how many"),
+        ({"method": ["elastic", "gradual_pruning"]}, "in one way only"),
+        ({"method": ["elastic", "fitted_head"]}, "leave fitted_head out"),
+        ({"method": ["elastic", "hidden_matching"]}, "every depth is"),
     ],
 )
 def test_what_cannot_be_done_is_refused(teacher, data, tmp_path, changed, words):

@@ -12,7 +12,8 @@ import bertwright
 from bertwright.cli.main import main
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.pipeline import _plan
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import BertwrightError, ConfigError, UnknownChoiceError
 from bertwright.features import frozen

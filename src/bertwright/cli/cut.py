@@ -14,8 +14,13 @@ def show(result: CutResult, *, as_json: bool = False) -> int:
     """Say on stderr which layers stayed, and both scores."""
     out = escape(str(result.out))
     kept = "+".join(map(str, result.kept))
+    narrower = "".join(
+        f", {count} {what} each"
+        for what, count in (("heads", result.heads), ("neurons", result.neurons))
+        if count is not None
+    )
     remark(
-        f"{result.layers_before} layers became {len(result.kept)} ({kept}); "
+        f"{result.layers_before} layers became {len(result.kept)} ({kept}){narrower}; "
         f"{result.size_mb_before:.1f} MB became {result.size_mb:.1f} MB, in [cyan]{out}[/]"
     )
     if result.dropped:

@@ -23,8 +23,9 @@ __all__ = [
     "small_of",
 ]
 
-StudentMethod = Literal["theseus", "distil", "control", "fitted"]
+StudentMethod = Literal["theseus", "distil", "control", "fitted", "elastic"]
 STUDENT_METHODS: tuple[StudentMethod, ...] = ("control", "distil", "fitted", "theseus")
+"""Those that are tried unless others are asked for."""
 SHALLOWER_ONLY = ("fitted", "theseus")
 """These keep or replace whole layers."""
 _ATTENTION_SHARE = 1 / 3

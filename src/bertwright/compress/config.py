@@ -41,11 +41,16 @@ class SearchConfig:
     """Peak learning rate of those. Without it: 20 times --lr."""
     students: tuple[StudentMethod, ...] = ()
     """How students are made; may be given several times. control: the same size, fine-tuned
-    without the teacher. fitted: the teacher's first layers as they are, and a head fitted to its
-    answers (`bertwright methods fitted_head`); for classes. Without it: all that fit the task."""
+    without the teacher. fitted: the teacher's first layers, a head fitted to its answers
+    (`bertwright methods fitted_head`), and all of it trained on; the better of both is kept;
+    for classes. elastic: all depths and many widths in one training, of which the most
+    promising are trained on (`bertwright methods elastic`); only where asked for.
+    Without it: all others that fit the task."""
     distil_with: tuple[str, ...] = ()
     """Method of the distilled students, NAME or NAME:key=value,key=value; may be given several
     times. Without it: soft_targets."""
+    elastic_sizes: int = 3
+    """How many sizes of an elastic training are trained on and measured."""
     theseus_lr: float | None = None
     """Peak learning rate of Theseus. Without it: --lr."""
     engines: tuple[Literal["torch", "onnxruntime", "openvino"], ...] = ()
@@ -81,7 +86,14 @@ class SearchConfig:
         for spec in self.small:
             small_of(spec)
         require(self.tolerance_points >= 0, "tolerance_points", self.tolerance_points, "at least 0")
-        for name in ("slice_rows", "seeds", "repeats", "measure_rows", "latency_rows"):
+        for name in (
+            "elastic_sizes",
+            "slice_rows",
+            "seeds",
+            "repeats",
+            "measure_rows",
+            "latency_rows",
+        ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
     @property

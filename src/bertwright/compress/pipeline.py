@@ -29,6 +29,7 @@ from bertwright.compress.bench import REFERENCE, Bench, SearchRows, baseline_tar
 from bertwright.compress.budget import Budget, Choice, choose_candidate
 from bertwright.compress.candidates import StudentPlan, plan_students
 from bertwright.compress.config import SearchConfig
+from bertwright.compress.elastic import choose_sizes
 from bertwright.compress.frontier import find_frontier, summarise_seeds
 from bertwright.compress.halving import choose_dropped
 from bertwright.compress.record import TEACHER, report_extras
@@ -44,10 +45,12 @@ from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import EngineSpec
 from bertwright.errors import ConfigError, NonFiniteLossError, WorkerError
+from bertwright.evaluate.evaluate import sample_rows
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_dir, write_json
 from bertwright.methods.distil.fitted_head import why_not_fitted
+from bertwright.methods.prune.elastic import ElasticConfig, check_elastic
 from bertwright.methods.replace.theseus import check_pooling_fits
 from bertwright.models.heads.fitted import find_fitted_head
 from bertwright.models.roles import get_roles
@@ -56,6 +59,7 @@ from bertwright.progress import console
 from bertwright.registry import parse_method_spec
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
+from bertwright.training.evaluation import evaluate_model
 
 __all__ = ["SearchResult", "SearchRows", "search"]
 
@@ -135,6 +139,9 @@ def search(
     bench.check_teacher()
     console.rule("students", align="left")
     students, dropped = _train_students(plans, context, config)
+    if "elastic" in config.student_methods and not find_fitted_head(teacher):
+        sample = sample_rows(rows.dev, task, config.measure_rows)
+        students += _train_elastic(context, specs, sample, budget, config, dropped)
     console.rule("engines", align="left")
     parameters = sum(p.numel() for p in teacher.parameters())
     as_teacher = ModelToCompile(TEACHER, TEACHER, f"{depth}L", depth, 0, parameters, teacher_dir)
@@ -222,6 +229,31 @@ def _train_students(
     return _train_rest([p for p in plans if p not in dropped], context, dropped), dropped
 
 
+def _train_elastic(
+    context: StudentContext,
+    specs: Sequence[EngineSpec],
+    sample: Mapping[str, Sequence[Any]],
+    budget: Budget,
+    config: SearchConfig,
+    dropped: dict[StudentPlan, str],
+) -> list[TrainedStudent]:
+    """Train all sizes at once, and on those that are worth it."""
+    slice_rows = _draw_rows(context.dev_rows, config.slice_rows)
+    task = find_task(context.teacher.task).judging(slice_rows)
+    metrics, _ = evaluate_model(context.teacher, slice_rows, task)
+    plans = choose_sizes(
+        context,
+        specs,
+        sample,
+        slice_rows,
+        teacher_score=metrics[task.primary],
+        budget=budget,
+        prefer=config.prefer,
+        count=config.elastic_sizes,
+    )
+    return _train_rest(plans, context, dropped)
+
+
 def _draw_rows(encoded: EncodedRows, count: int) -> EncodedRows:
     """Return so many rows drawn at random, each with all of its features."""
     numbers = np.unique(encoded.row_numbers)
@@ -290,12 +322,16 @@ def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPl
     reason = why_not_fitted(teacher)
     if reason is not None and "fitted" in config.students:
         raise ConfigError(f"--students fitted: {reason}", hint="leave it out")
+    if "elastic" in config.students:
+        check_elastic(teacher, ElasticConfig())
     plans = plan_students(
         get_roles(teacher.encoder).num_layers,
         depths=config.depths,
         narrow=config.narrow,
         small=config.small,
-        methods=[one for one in methods if reason is None or one != "fitted"],
+        methods=[
+            one for one in methods if one != "elastic" and (reason is None or one != "fitted")
+        ],
         seed=seed,
     )
     fitted = find_fitted_head(teacher)

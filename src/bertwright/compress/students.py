@@ -6,6 +6,7 @@ A student's folder holds its run (`metrics.jsonl`, `checkpoints/`), then `model/
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bertwright.compress.candidates import StudentPlan, small_of
+from bertwright.compress.elastic import cut_size, supernet_of
 from bertwright.data.tokenise import EncodedRows
 from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
@@ -43,6 +45,8 @@ __all__ = ["StudentContext", "TrainedStudent", "train_half", "train_whole"]
 
 HALF = 0.5
 FITTED_POOLING = "mean"
+ELASTIC_SHARE = 0.25
+"""Of the training of others: a size that is cut out has learned with all the others before."""
 SMALL_LR_TIMES = 20
 """Tables of vectors that are trained as they are take a far higher rate than transformers."""
 
@@ -69,6 +73,12 @@ class StudentContext:
     starts: Mapping[int, str] = field(default_factory=dict)
     """Depth -> encoder that students of it start from, in place of the teacher's layers."""
 
+    @property
+    def soft_targets(self) -> list[Any]:
+        """The config of soft targets, for students that can follow nothing else."""
+        given = [m for m in self.distil_methods if isinstance(m, SoftTargetsConfig)]
+        return given or [SoftTargetsConfig()]
+
     def folder_of(self, plan: StudentPlan) -> Path:
         """Return the run directory of a student."""
         return self.folder / plan.name
@@ -90,6 +100,8 @@ class StudentContext:
         if plan.small:
             lr = self.small_lr or SMALL_LR_TIMES * lr
         epochs = self.training.epochs
+        if plan.method == "elastic":
+            epochs *= ELASTIC_SHARE
         if plan.method == "control" and self.transfer_rows is not None:
             epochs *= len(self.transfer_rows) / len(self.train_rows)
         return dataclasses.replace(self.training, seed=plan.seed, lr=lr, epochs=epochs)
@@ -187,7 +199,7 @@ def _train_distil(
         context.teacher,
         context.rows_of(plan),
         context.dev_rows,
-        methods=_fitting(context.distil_methods, plan),
+        methods=context.soft_targets if plan.small else context.distil_methods,
         training=training,
         run_dir=context.folder_of(plan),
         resume=True,
@@ -258,13 +270,6 @@ def _student_of(
     return copy_with_layers(model, choose_layers(depth, plan.layers, "uniform"))
 
 
-def _fitting(methods: Sequence[Any], plan: StudentPlan) -> list[Any]:
-    """Return the methods that this student can be trained with; without attention soft targets."""
-    if plan.small:
-        return [m for m in methods if isinstance(m, SoftTargetsConfig)] or [SoftTargetsConfig()]
-    return list(methods)
-
-
 def _train_theseus(
     plan: StudentPlan, context: StudentContext, half: bool
 ) -> tuple[TaskModel, TrainResult | None]:
@@ -282,30 +287,67 @@ def _train_theseus(
     return train_theseus(*rows, **arguments)
 
 
-def _fit_head(
+def _train_fitted(
     plan: StudentPlan, context: StudentContext, half: bool
-) -> tuple[TaskModel, TrainResult | None]:
-    """Take the teacher's first layers as they are and fit a head; half of it is all of it."""
+) -> tuple[TaskModel, TrainResult]:
+    """Take the teacher's first layers, fit a head to its answers, and train all of it on.
+
+    Whichever scores better is kept, what was fitted or what came of training: on some tasks more
+    training on the same rows unlearns (docs/students.md).
+    """
     teacher, rows, began = context.teacher, context.rows_of(plan), time.perf_counter()
     layers = choose_layers(get_roles(teacher.encoder).num_layers, plan.layers, "first")
     student = copy_with_layers(teacher, layers)
     student = copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
     folder = context.folder / "teacher-answers"
     source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
+    task = find_task(teacher.task).judging(context.dev_rows)
     with using_threads(context.training.threads):
-        student = FittedHead().apply(student, source, rows)
-        if half:
-            return student, None
-        result = judge_made(
-            student,
-            context.dev_rows,
-            find_task(teacher.task).judging(context.dev_rows),
-            context.training_of(plan),
-            context.folder_of(plan),
-            steps=0,
-            seconds=time.perf_counter() - began,
-            stopped="the head is fitted",
-        )
+        fitted = FittedHead().apply(student, source, rows)
+        metrics, _ = evaluate_model(fitted, context.dev_rows, task)
+    student, seconds = copy.deepcopy(fitted), time.perf_counter() - began
+    result = train_distilled(
+        student,
+        source,
+        rows,
+        context.dev_rows,
+        methods=context.soft_targets,
+        training=context.training_of(plan),
+        run_dir=context.folder_of(plan),
+        resume=True,
+        pause_at=_half_of(context, plan) if half else None,
+    )
+    if result.best_score is None or result.best_score > metrics[task.primary]:
+        return student, result
+    return fitted, judge_made(
+        fitted,
+        context.dev_rows,
+        task,
+        context.training_of(plan),
+        context.folder_of(plan),
+        steps=0,
+        seconds=seconds,
+        stopped="the head as it was fitted scores best",
+    )
+
+
+def _train_size(
+    plan: StudentPlan, context: StudentContext, half: bool
+) -> tuple[TaskModel, TrainResult]:
+    """Cut a size out of the supernet and train it a little on."""
+    student = cut_size(TaskModel.load(supernet_of(context, plan.seed)), plan)
+    result = train_distilled(
+        student,
+        context.teacher,
+        context.rows_of(plan),
+        context.dev_rows,
+        methods=context.soft_targets,
+        training=context.training_of(plan),
+        run_dir=context.folder_of(plan),
+        resume=True,
+        cache_folder=context.folder / "teacher-answers",
+        pause_at=_half_of(context, plan) if half else None,
+    )
     return student, result
 
 
@@ -314,6 +356,7 @@ _TRAINERS: dict[
 ] = {
     "control": _train_control,
     "distil": _train_distil,
-    "fitted": _fit_head,
+    "elastic": _train_size,
+    "fitted": _train_fitted,
     "theseus": _train_theseus,
 }

@@ -1,4 +1,4 @@
-"""From a model directory to an artifact, checked against torch, and from there to a session.
+"""From a model directory to an artifact, checked against torch.
 
 Never silently wrong: fp32 must match torch's logits, bf16 and int8 must keep the score; int8 that
 does not is repaired by sparing parts of the model, or refused.
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bertwright.data.batching import collate
-from bertwright.data.gather import Gathered
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.artifact import (
-    ARTIFACT_FILE,
     MANIFEST_FILE,
     Artifact,
     describe_files,
@@ -32,43 +30,31 @@ from bertwright.engines.base import (
     Compiler,
     EngineModule,
     EngineSpec,
-    Session,
     load_engine,
 )
+from bertwright.engines.judge import Judge
 from bertwright.engines.parity import (
     Parity,
-    ParityBatches,
     as_arrays,
-    encoded_batches,
-    label_agreement,
     measure_parity,
-    random_parity_batches,
-    real_outputs,
-    real_parity_batches,
 )
 from bertwright.engines.repair import Trial, repair
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import (
-    ArtifactError,
-    BertwrightError,
     ConfigError,
-    ModelLoadError,
     ParityError,
     UsageError,
 )
-from bertwright.files import atomic_dir, cache_dir, read_json
+from bertwright.files import atomic_dir
 from bertwright.models.encoder import find_model_dir, quiet_transformers
 from bertwright.models.exits import refuse_exits
 from bertwright.models.packed import pack_words
 from bertwright.models.task_model import TaskModel
-from bertwright.tasks import Task, find_task
 
-__all__ = ["Artifact", "compile_model", "find_folder", "find_spec", "open_session", "read_manifest"]
+__all__ = ["Artifact", "compile_model"]
 
 _NUM_CALIBRATION = 300
 _FP32_TOLERANCE = 1e-3
-_AGREEMENT_POINTS = 3.0
-_SCORE_BATCH_TOKENS = 2048
 
 
 def compile_model(
@@ -129,7 +115,7 @@ def compile_model(
     if str(spec) != "torch:fp32":
         refuse_exits(model, f"{spec} would run all of its layers")
     reference = TorchSession(model, "fp32", threads)
-    judge = _Judge.prepare(model, reference, parity, None if spec.precision == "fp32" else dev)
+    judge = Judge.prepare(model, reference, parity, None if spec.precision == "fp32" else dev)
     with atomic_dir(out_dir) as folder:
         bench = _Bench(
             engine=engine,
@@ -168,106 +154,6 @@ def compile_model(
     return Artifact.load(out_dir)
 
 
-@dataclass(frozen=True, eq=False)
-class _Judge:
-    """What answers are compared with: torch's logits, and labels."""
-
-    batches: ParityBatches
-    reference: TorchSession
-    task: Task
-    decoding: Mapping[str, Any]
-    score_batches: Sequence[Batch]
-    order: Sequence[np.ndarray]
-    """Which features each batch holds."""
-    dev: EncodedRows | None
-    outputs_t: Sequence[np.ndarray]
-    """Torch's outputs of each batch."""
-
-    @classmethod
-    def prepare(
-        cls,
-        model: TaskModel,
-        reference: TorchSession,
-        parity: EncodedRows | None,
-        dev: EncodedRows | None,
-    ) -> _Judge:
-        """Run torch over everything once."""
-        real = parity is not None and len(parity) > 0
-        batches = real_parity_batches(parity) if real else random_parity_batches(model)  # type: ignore[arg-type]
-        if dev is not None and len(dev) > 0:
-            _check_labels(dev, model)
-            plan = list(
-                encoded_batches(
-                    dev, batch_tokens=_SCORE_BATCH_TOKENS, batch_size=32, pad_multiple=8
-                )
-            )
-            order = [positions for positions, _ in plan]
-            score_batches: Sequence[Batch] = [batch for _, batch in plan]
-        else:
-            dev, order, score_batches = None, [], batches.padded
-        task = find_task(model.task)
-        if dev is not None:
-            task = task.judging(dev)
-        return cls(
-            batches=batches,
-            reference=reference,
-            task=task,
-            decoding=model.decoding,
-            score_batches=score_batches,
-            order=order,
-            dev=dev,
-            outputs_t=[reference(**batch) for batch in score_batches],
-        )
-
-    @property
-    def rows(self) -> str:
-        """Is "dev", or "parity" where agreement with torch stands in for a score."""
-        return "parity" if self.dev is None else "dev"
-
-    @functools.cached_property
-    def score_t(self) -> float:
-        """Torch's score in points."""
-        return self._score_of(self.outputs_t)
-
-    def allowed_points(self, tolerance_points: float) -> float:
-        """Return how many points may be lost."""
-        if self.rows == "dev":
-            return tolerance_points
-        return max(tolerance_points, _AGREEMENT_POINTS)
-
-    def score(self, session: Session) -> float:
-        """Return the session's score in points."""
-        return self._score_of(list(session.run_many(self.score_batches)))
-
-    def _score_of(self, outputs: Sequence[np.ndarray]) -> float:
-        found = self._real(outputs)
-        if not np.isfinite(found).all():
-            return float("-inf")
-        if self.dev is None:
-            return 100.0 * label_agreement(self._real(self.outputs_t), found)
-        gathered = Gathered(len(self.dev))
-        for positions, logits, batch in zip(self.order, outputs, self.score_batches, strict=True):
-            gathered.add(positions, logits, batch["attention_mask"])
-        task, in_order = self.task, gathered.in_order()
-        return 100.0 * task.metrics(task.judge(in_order, self.dev, self.decoding))[task.primary]
-
-    def _real(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
-        pairs = zip(outputs, self.score_batches, strict=True)
-        return np.concatenate([real_outputs(logits, batch) for logits, batch in pairs])
-
-
-def _check_labels(dev: EncodedRows, model: TaskModel) -> None:
-    if not dev.targets:
-        raise UsageError("the rows to score int8 on have no labels", hint="give labelled --data")
-    names = () if dev.labels is None else dev.labels.names
-    known = names[: len(model.labels)] if dev.rows.open_labels else names
-    if known != tuple(model.labels) and find_task(model.task).names_outputs:
-        raise UsageError(
-            "the rows to score int8 on have other labels than the model",
-            hint="read them with the model's own label list",
-        )
-
-
 @dataclass(frozen=True)
 class _Outcome:
     """What a trial carries along."""
@@ -287,7 +173,7 @@ class _Bench:
     table_bits: int | None
     """Of the word embeddings; None: not in int8."""
     folder: Path
-    judge: _Judge
+    judge: Judge
     calibration: Sequence[Batch]
     threads: int | None
     written: tuple[str, ...] | None = None
@@ -346,7 +232,7 @@ def _describe(
     source: Path,
     engine: EngineModule,
     trial: Trial,
-    judge: _Judge,
+    judge: Judge,
     allowed: float,
 ) -> Artifact:
     outcome: _Outcome = trial.extra
@@ -371,115 +257,3 @@ def _describe(
         versions={spec.engine: engine.version(), "python": platform.python_version()},
         files=describe_files(folder),
     )
-
-
-def find_spec(path: str | Path) -> EngineSpec:
-    """Return what a folder is compiled for; torch:fp32 for a model directory.
-
-    Raises:
-        ModelLoadError: it is neither.
-        ArtifactError: it is a damaged artifact.
-    """
-    folder = find_folder(path)
-    return Artifact.load(folder).spec if (folder / ARTIFACT_FILE).exists() else EngineSpec()
-
-
-def open_session(
-    path: str | Path,
-    spec: EngineSpec | str | None = None,
-    *,
-    threads: int | None = None,
-    streams: int | None = None,
-) -> Session:
-    """Open an artifact, or a model directory under any engine but int8.
-
-    For an engine other than torch a model directory is compiled first, without real rows to check
-    on; the artifact is kept in the cache.
-
-    Args:
-        path: artifact, model or run directory.
-        spec: None: what the artifact is for, or torch:fp32.
-        threads: processor threads; None: as the engine chooses.
-        streams: how many batches `run_many` works on at once (OpenVINO); None: 1.
-
-    Raises:
-        ModelLoadError: there is no model.
-        ArtifactError: the artifact is damaged.
-        UsageError: the artifact is for another spec, or int8 is asked of a model directory.
-    """
-    folder = find_folder(path)
-    spec = EngineSpec.parse(spec) if isinstance(spec, str) else spec
-    if (folder / ARTIFACT_FILE).exists():
-        artifact = Artifact.load(folder)
-        if spec is not None and spec != artifact.spec:
-            raise UsageError(
-                f"{path} is compiled for {artifact.spec}, not for {spec}",
-                hint="give the model directory it was made from, or leave the engine out",
-            )
-    else:
-        spec = spec or EngineSpec()
-        if spec.engine == "torch":
-            return TorchSession(TaskModel.load(folder), spec.precision, threads)
-        artifact = _compile_in_cache(folder, spec, threads)
-    return _open_artifact(artifact, threads, streams or 1)
-
-
-def _open_artifact(artifact: Artifact, threads: int | None, streams: int) -> Session:
-    engine = load_engine(artifact.spec)
-    try:
-        return engine.open_artifact(artifact.dir, artifact.facts, threads=threads, streams=streams)
-    except BertwrightError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ArtifactError(
-            f"{artifact.dir}: {artifact.spec.engine} cannot open it: {reason}",
-            hint="compile it again: bertwright export",
-        ) from error
-
-
-def _compile_in_cache(folder: Path, spec: EngineSpec, threads: int | None) -> Artifact:
-    if spec.precision == "int8":
-        raise UsageError(
-            f"{folder} is not compiled, and {spec} has to be calibrated and checked on real rows",
-            hint="bertwright export --format openvino (or onnx) --precision int8 --data ...",
-        )
-    key = "-".join([spec.engine, spec.precision, load_engine(spec).version(), hash_model(folder)])
-    place = cache_dir() / "engines" / key
-    if place.exists():
-        try:
-            return Artifact.load(place)
-        except ArtifactError:
-            shutil.rmtree(place, ignore_errors=True)
-    return compile_model(folder, spec, place, threads=threads)
-
-
-def find_folder(path: str | Path) -> Path:
-    """Return the folder of an artifact or saved model at `path` or in a run directory there.
-
-    Raises:
-        ModelLoadError: there is none.
-    """
-    for folder in (Path(path), Path(path) / "model"):
-        if (folder / ARTIFACT_FILE).is_file() or (folder / MANIFEST_FILE).is_file():
-            return folder
-    raise ModelLoadError(
-        f"{path} is neither a saved model nor a compiled one",
-        hint="give the --out folder of finetune, distil, compress or export",
-    )
-
-
-def read_manifest(path: str | Path) -> Mapping[str, Any]:
-    """Return what bertwright.json of a model or artifact folder says.
-
-    Raises:
-        ModelLoadError: there is no such folder.
-        ArtifactError: the file is missing or damaged.
-    """
-    file = find_folder(path) / MANIFEST_FILE
-    try:
-        facts = read_json(file)
-        known = {key: facts[key] for key in ("task", "labels", "max_length")}
-        return {**known, "decoding": facts.get("decoding", {})}
-    except (BertwrightError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} is missing or damaged: {error}") from error

@@ -19,6 +19,7 @@ import onnxruntime
 import torch
 
 from bertwright.engines.base import Batch, Precision, check_right_padded
+from bertwright.engines.exact_sums import exact_weight_bits
 from bertwright.engines.trace import (
     TracedModel,
     example_inputs,
@@ -86,7 +87,11 @@ class OnnxCompiler:
             for node in self._graph.graph.node
             if _part_of(node, self._paths) in kept or is_in(node.name, self._packed)
         ]
-        return {**self._facts, "quantized": _quantize(self._graph, folder / _FILE, spared)}
+        return {
+            **self._facts,
+            "weight_bits": exact_weight_bits(),
+            "quantized": _quantize(self._graph, folder / _FILE, spared),
+        }
 
 
 def _export(traced: TracedModel) -> onnx.ModelProto:
@@ -213,7 +218,7 @@ def _quantize(graph: onnx.ModelProto, file: Path, spared: Sequence[str]) -> list
             file,
             op_types_to_quantize=list(_INT8_OPS),
             per_channel=True,
-            reduce_range=_saturates(),
+            reduce_range=exact_weight_bits() == 7,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(spared),
             extra_options={
@@ -239,14 +244,6 @@ def _part_of(node: Any, paths: dict[str, str]) -> str | None:
         if part is not None:
             return part
     return None
-
-
-def _saturates() -> bool:
-    """Whether products of full 8-bit numbers overflow 16 bits here (AVX2 without VNNI)."""
-    features = torch.cpu.get_capabilities()
-    if features.get("architecture") != "x86_64":
-        return False
-    return not any(features.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def _load(model: bytes | str, threads: int | None) -> onnxruntime.InferenceSession:

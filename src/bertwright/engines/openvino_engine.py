@@ -22,6 +22,7 @@ import openvino
 from openvino import Type, opset13
 
 from bertwright.engines.base import Batch, Precision, check_right_padded
+from bertwright.engines.exact_sums import exact_weight_bits
 from bertwright.engines.first_token import keep_first_token
 from bertwright.engines.openvino_ranges import apply_ranges
 from bertwright.engines.trace import (
@@ -34,6 +35,7 @@ from bertwright.engines.trace import (
     with_inputs,
 )
 from bertwright.models.packed import packed_paths
+from bertwright.models.ranges import WeightBits
 from bertwright.models.task_model import TaskModel
 
 __all__ = [
@@ -94,17 +96,20 @@ class OpenVinoCompiler:
         Where the model learned ranges in training, these are used and no rows are needed. Matrices
         that are not 8-bit are stored in 16 bits, but for fp32.
         """
-        graph = self._graph
+        graph, facts = self._graph, dict(self._facts)
         if self._precision == "int8" and self._ranges is not None:
+            bits: WeightBits = min(self._ranges.weight_bits, exact_weight_bits())
+            facts["weight_bits"] = bits
             graph = apply_ranges(
-                graph, self._ranges, lambda name: group_of(name, self._paths) in kept
+                graph, self._ranges, lambda name: group_of(name, self._paths) in kept, bits
             )
         elif self._precision == "int8":
+            facts["weight_bits"] = exact_weight_bits()
             graph = self._quantize(calibration, kept)
         if self._precision == "int8":
             _halve_matrices(graph)
         openvino.save_model(graph, folder / _XML, compress_to_fp16=self._precision != "fp32")
-        return {**self._facts, "quantized": _quantized_layers(graph)}
+        return {**facts, "quantized": _quantized_layers(graph)}
 
     def _quantize(self, calibration: Sequence[Batch], kept: Sequence[str]) -> Any:
         import nncf
@@ -123,6 +128,7 @@ class OpenVinoCompiler:
             types = batch.get("token_type_ids")
             return with_inputs(names, at_end, batch["input_ids"], batch["attention_mask"], types)
 
+        halved = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
         with _quiet_nncf():
             return nncf.quantize(
                 self._graph,
@@ -130,6 +136,7 @@ class OpenVinoCompiler:
                 model_type=nncf.ModelType.TRANSFORMER,
                 subset_size=len(calibration),
                 ignored_scope=ignored,
+                advanced_parameters=halved if exact_weight_bits() == 7 else None,
             )
 
 

@@ -17,18 +17,31 @@ import torch
 from openvino import Model, opset13
 
 from bertwright.errors import UsageError
-from bertwright.models.ranges import LARGEST, LEVELS, LearnedRanges, input_grid, row_scales
+from bertwright.models.ranges import (
+    LEVELS,
+    LearnedRanges,
+    WeightBits,
+    input_grid,
+    largest_step,
+    row_scales,
+)
 
 __all__ = ["apply_ranges"]
 
 
-def apply_ranges(graph: Model, ranges: LearnedRanges, is_spared: Callable[[str], bool]) -> Model:
+def apply_ranges(
+    graph: Model,
+    ranges: LearnedRanges,
+    is_spared: Callable[[str], bool],
+    weight_bits: WeightBits = 8,
+) -> Model:
     """Return a copy of a converted graph that computes in int8 where ranges were learned.
 
     Args:
         graph: left as it is; its nodes are named by the modules that they were traced from.
         ranges: of the model that was converted.
         is_spared: whether a node of this name stays in higher precision.
+        weight_bits: of the weights of matrix products; those of tables have 8.
 
     Raises:
         UsageError: a layer or table cannot be found in the graph.
@@ -42,7 +55,7 @@ def apply_ranges(graph: Model, ranges: LearnedRanges, is_spared: Callable[[str],
         if path in ranges.inputs and _multiplies_weights(node):
             missing.discard(path)
             if not is_spared(name):
-                _round_weights(node)
+                _round_weights(node, weight_bits)
                 _round_input(node, ranges.inputs[path], made)
         elif path in ranges.tables and _looks_up(node):
             missing.discard(path)
@@ -75,10 +88,10 @@ def _is_constant(node: Any, index: int) -> bool:
     return node.input_value(index).get_node().get_type_name() == "Constant"
 
 
-def _round_weights(node: Any) -> None:
+def _round_weights(node: Any, bits: WeightBits) -> None:
     """Store the weights [O, I] of a matrix product as int8 with a scale for each output."""
     assert node.get_attributes()["transpose_b"], "linear layers multiply by W^T"
-    values, scales = _rounded(node.input_value(1).get_node().data)
+    values, scales = _rounded(node.input_value(1).get_node().data, bits)
     name = node.input_value(1).get_node().get_friendly_name()
     stored = opset13.constant(values, name=name)
     exact = opset13.multiply(opset13.convert(stored, "f32"), opset13.constant(scales))
@@ -87,7 +100,7 @@ def _round_weights(node: Any) -> None:
 
 def _round_table(node: Any) -> None:
     """Look up int8 rows and their scales, and multiply only what was looked up."""
-    values, scales = _rounded(node.input_value(0).get_node().data)
+    values, scales = _rounded(node.input_value(0).get_node().data, 8)
     readers = list(node.output(0).get_target_inputs())
     name = node.input_value(0).get_node().get_friendly_name()
     node.input(0).replace_source_output(opset13.constant(values, name=name).output(0))
@@ -97,11 +110,11 @@ def _round_table(node: Any) -> None:
         reader.replace_source_output(exact.output(0))
 
 
-def _rounded(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return int8 [O, I] in -127..127 and float32 scales [O, 1]."""
+def _rounded(weight: np.ndarray, bits: WeightBits) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 [O, I] in -127..127 (-63..63 in 7 bits) and float32 scales [O, 1]."""
     weight_OI = torch.from_numpy(np.array(weight, dtype=np.float32))
-    scales = row_scales(weight_OI)[:, None]
-    values = (weight_OI / scales).round().clamp(-LARGEST, LARGEST).to(torch.int8)
+    scales, most = row_scales(weight_OI, bits)[:, None], largest_step(bits)
+    values = (weight_OI / scales).round().clamp(-most, most).to(torch.int8)
     return values.numpy(), scales.numpy()
 
 

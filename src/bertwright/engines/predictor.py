@@ -21,7 +21,7 @@ from bertwright.data.gather import Gathered, RowOutputs
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import Batch, EngineSpec, Session
-from bertwright.engines.compile import find_folder, find_spec, open_session, read_manifest
+from bertwright.engines.opening import find_folder, find_spec, open_session, read_manifest
 from bertwright.engines.parity import as_arrays
 from bertwright.errors import ArtifactError, UsageError
 from bertwright.models.encoder import encoder_home, load_tokenizer

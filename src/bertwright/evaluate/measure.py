@@ -38,11 +38,18 @@ from bertwright.models.sentence_transformers import (
 )
 from bertwright.progress import Progress
 
-__all__ = ["WORKER_COMMAND", "Measurement", "Target", "measure_targets", "model_folder"]
+__all__ = [
+    "THREAD_VARIABLES",
+    "WORKER_COMMAND",
+    "Measurement",
+    "Target",
+    "measure_targets",
+    "model_folder",
+]
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "bertwright.evaluate.worker")
 
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -259,7 +266,7 @@ class _Worker:
         self.timeout_s = timeout_s
         self.stderr_path = stderr_path
         self._buffer = b""
-        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
         with stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
                 WORKER_COMMAND,

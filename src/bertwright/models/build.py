@@ -24,13 +24,14 @@ from bertwright.models.pooling import Pooling
 from bertwright.models.roles import get_roles
 from bertwright.models.stream import keep_width
 from bertwright.models.task_model import ModelConfig, TaskModel
-from bertwright.models.widths import make_narrower
+from bertwright.models.widths import make_narrower, put_in_order
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.plan import SurgeryPlan
 
 __all__ = [
     "build_task_model",
     "copy_around",
+    "copy_in_order",
     "copy_with_factors",
     "copy_with_layers",
     "copy_with_width",
@@ -147,6 +148,18 @@ def copy_with_widths(
     narrower = make_narrower(model.encoder, heads=heads, neurons=neurons)
     plan = model.surgery.then_narrow(heads or {}, neurons or {})
     return copy_around(model, narrower, model.config, plan)
+
+
+def copy_in_order(
+    model: TaskModel,
+    *,
+    heads: Mapping[int, Sequence[int]] | None = None,
+    neurons: Mapping[int, Sequence[int]] | None = None,
+) -> TaskModel:
+    """Return a copy that computes the same, heads and neurons in this order; see `put_in_order`."""
+    ordered = put_in_order(model.encoder, heads=heads, neurons=neurons)
+    plan = model.surgery.then_order(heads or {}, neurons or {})
+    return copy_around(model, ordered, model.config, plan)
 
 
 def copy_with_width(model: TaskModel, kept: Sequence[int]) -> TaskModel:

@@ -11,17 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["LearnedRanges", "input_grid", "row_scales"]
+__all__ = ["LearnedRanges", "WeightBits", "input_grid", "largest_step", "row_scales"]
 
 LEVELS = 255
 """Steps of an unsigned 8-bit grid."""
-LARGEST = 127
-"""Largest weight in steps of its row; -128 is not used, so that the grid is symmetric."""
+WeightBits = Literal[8, 7]
+"""7 where kernels add products in pairs in 16 bits: x86 without VNNI."""
 SCALE_MIN = 1e-12
 
 
@@ -32,13 +32,16 @@ class LearnedRanges:
     inputs: Mapping[str, tuple[float, float]]
     """Path of a linear layer in the model -> least and largest of what enters it, 0 between."""
     tables: tuple[str, ...] = ()
-    """Paths of the embedding tables whose rows were rounded."""
+    """Paths of the embedding tables whose rows were rounded, to 8 bits."""
+    weight_bits: WeightBits = 8
+    """Of the linear layers in training; kernels may have fewer."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, exact to the last bit."""
         return {
             "inputs": {path: list(ends) for path, ends in self.inputs.items()},
             "tables": list(self.tables),
+            "weight_bits": self.weight_bits,
         }
 
     @classmethod
@@ -46,11 +49,14 @@ class LearnedRanges:
         """Read what `to_json` gave.
 
         Raises:
-            TypeError: a range is not two numbers around 0.
+            TypeError: a range is not two numbers around 0, or weights have another number of bits.
             KeyError: a part is missing.
         """
         inputs = {str(path): _ends(ends) for path, ends in values["inputs"].items()}
-        return cls(inputs=inputs, tables=tuple(map(str, values["tables"])))
+        bits = values.get("weight_bits", 8)
+        if bits not in (8, 7):
+            raise TypeError(f"weights of {bits} bits are not known")
+        return cls(inputs=inputs, tables=tuple(map(str, values["tables"])), weight_bits=bits)
 
 
 def _ends(ends: Any) -> tuple[float, float]:
@@ -79,6 +85,14 @@ def input_grid(ends: Tensor) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round().clamp(0, LEVELS).to(torch.int32)
 
 
-def row_scales(weight: Tensor) -> Tensor:
-    """Return the scale of each row of a matrix [O, I] in signed 8 bits: max|row| / 127, [O]."""
-    return (weight.detach().float().abs().amax(dim=1) / LARGEST).clamp_min(SCALE_MIN)
+def largest_step(bits: WeightBits) -> int:
+    """Return the largest weight in steps of its row: 127 or 63; the grid is symmetric."""
+    return 2 ** (bits - 1) - 1
+
+
+def row_scales(weight: Tensor, bits: WeightBits = 8) -> Tensor:
+    """Return the scale of each row of a matrix [O, I] in signed integers, [O].
+
+    max|row| / 127 in 8 bits, max|row| / 63 in 7.
+    """
+    return (weight.detach().float().abs().amax(dim=1) / largest_step(bits)).clamp_min(SCALE_MIN)

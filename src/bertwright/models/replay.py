@@ -13,7 +13,7 @@ from bertwright.models.depth import make_shallower
 from bertwright.models.factorised import factorise_embeddings
 from bertwright.models.stream import keep_width
 from bertwright.models.vocabulary import keep_embeddings
-from bertwright.models.widths import make_narrower
+from bertwright.models.widths import make_narrower, put_in_order
 from bertwright.surgery.plan import SurgeryPlan
 
 __all__ = ["replay_surgery"]
@@ -35,6 +35,10 @@ _DO: Mapping[str, Callable[[PreTrainedModel, Mapping[str, Any]], PreTrainedModel
     "keep_layers": lambda encoder, op: make_shallower(encoder, op["indices"]),
     "keep_heads": lambda encoder, op: make_narrower(encoder, heads={op["layer"]: op["indices"]}),
     "keep_neurons": lambda encoder, op: make_narrower(
+        encoder, neurons={op["layer"]: op["indices"]}
+    ),
+    "order_heads": lambda encoder, op: put_in_order(encoder, heads={op["layer"]: op["indices"]}),
+    "order_neurons": lambda encoder, op: put_in_order(
         encoder, neurons={op["layer"]: op["indices"]}
     ),
     "keep_pieces": lambda encoder, op: _keep_pieces(encoder, op["indices"]),

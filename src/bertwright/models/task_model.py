@@ -226,14 +226,16 @@ class TaskModel(nn.Module):
         states, attentions = self._encode(
             input_ids, attention_mask, token_type_ids, *wanted, answer_alone=alone
         )
-        output = (
-            TaskOutput(self.head(states.last, attention_mask), None)
-            if self.pooling is None
-            else self._judge(self.pooling(states))
-        )
+        output = self.answer(states)
         output.hidden_states = states.layers if output_hidden_states else None
         output.attentions = attentions if output_attentions else None
         return output
+
+    def answer(self, states: States) -> TaskOutput:
+        """Return what pooling and head make of an encoder's states."""
+        if self.pooling is None:
+            return TaskOutput(self.head(states.last, states.mask), None)
+        return self._judge(self.pooling(states))
 
     def read(self, states: States) -> Tensor:
         """Return what is needed of the encoder's states, before anything else that is trained.

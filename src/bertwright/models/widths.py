@@ -8,7 +8,7 @@ one, and `transformers` loads what is saved. Where it is not, the configuration 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from bertwright.errors import CheckpointError, UnsupportedRoleError
 from bertwright.models.factorised import saved_rank
 from bertwright.models.roles import Roles, get_roles
 from bertwright.models.stream import saved_attention_width
-from bertwright.surgery.kept import check_kept
+from bertwright.surgery.kept import check_kept, check_order
 from bertwright.surgery.widths import head_features, keep_inputs, keep_outputs
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "make_narrower",
     "narrow_to_saved",
     "note_widths",
+    "put_in_order",
     "refuse_fixed",
     "refuse_uneven",
     "saved_widths",
@@ -109,10 +110,33 @@ def make_narrower(
     return narrower
 
 
+def put_in_order(
+    encoder: PreTrainedModel,
+    *,
+    heads: Mapping[int, Sequence[int]] | None = None,
+    neurons: Mapping[int, Sequence[int]] | None = None,
+) -> PreTrainedModel:
+    """Return a copy of `encoder` that computes the same, heads and neurons in another order.
+
+    Args:
+        encoder: left as it is.
+        heads: layer (from 0) -> all of its heads, in the order that they shall have.
+        neurons: layer -> all neurons of its FFN, likewise.
+
+    Raises:
+        UsageError: a layer is not there, or not each head or neuron is named once.
+        UnsupportedRoleError: the family's heads or neurons stay where they are, with the reason.
+    """
+    ordered = copy.deepcopy(encoder)
+    _narrow(ordered, heads or {}, neurons or {}, check_order)
+    return ordered
+
+
 def _narrow(
     encoder: PreTrainedModel,
     heads: Mapping[int, Sequence[int]],
     neurons: Mapping[int, Sequence[int]],
+    check: Callable[[Sequence[int], int, str], tuple[int, ...]] = check_kept,
 ) -> None:
     roles = get_roles(encoder)
     if heads:
@@ -120,16 +144,15 @@ def _narrow(
     if neurons:
         refuse_fixed(roles, "neurons")
     for index, kept in heads.items():
-        _keep_heads(roles, index, kept)
+        _keep_heads(roles, index, check(kept, _num_heads(roles, index), "head"))
     for index, kept in neurons.items():
         first, second = _linear(roles, index, "ffn_in"), _linear(roles, index, "ffn_out")
-        chosen = check_kept(kept, first.out_features, "neuron")
+        chosen = check(kept, first.out_features, "neuron")
         roles.set_part(index, "ffn_in", keep_outputs(first, chosen))
         roles.set_part(index, "ffn_out", keep_inputs(second, chosen))
 
 
-def _keep_heads(roles: Roles, index: int, kept: Sequence[int]) -> None:
-    chosen = check_kept(kept, _num_heads(roles, index), "head")
+def _keep_heads(roles: Roles, index: int, chosen: Sequence[int]) -> None:
     features = head_features(chosen, _head_size(roles, index))
     for role in ("query", "key", "value"):
         roles.set_part(index, role, keep_outputs(_linear(roles, index, role), features))

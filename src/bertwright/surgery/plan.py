@@ -28,6 +28,13 @@ def _is_index_list(value: object) -> bool:
     )
 
 
+def _is_order_in_a_layer(op: Mapping[str, Any]) -> bool:
+    listed = op["indices"]
+    inside = isinstance(listed, list) and all(type(item) is int for item in listed)
+    whole = inside and len(listed) > 0 and sorted(listed) == list(range(len(listed)))
+    return type(op["layer"]) is int and op["layer"] >= 0 and whole
+
+
 def _is_in_a_layer(op: Mapping[str, Any]) -> bool:
     return type(op["layer"]) is int and op["layer"] >= 0 and _is_index_list(op["indices"])
 
@@ -44,6 +51,7 @@ _OF_THE_WHOLE = _Op(
     keys=frozenset({"op", "indices"}), check=lambda op: _is_index_list(op["indices"])
 )
 _IN_A_LAYER = _Op(keys=frozenset({"op", "layer", "indices"}), check=_is_in_a_layer)
+_ORDER = _Op(keys=frozenset({"op", "layer", "indices"}), check=_is_order_in_a_layer)
 SURGERY_OPS: Choices[_Op] = Choices(
     "surgery operation",
     {
@@ -52,6 +60,8 @@ SURGERY_OPS: Choices[_Op] = Choices(
         "keep_width": _OF_THE_WHOLE,
         "keep_heads": _IN_A_LAYER,
         "keep_neurons": _IN_A_LAYER,
+        "order_heads": _ORDER,
+        "order_neurons": _ORDER,
         "factor_embeddings": _Op(keys=frozenset({"op", "rank", "weights"}), check=_has_factors),
     },
 )
@@ -85,10 +95,19 @@ class SurgeryPlan:
         self, heads: Mapping[int, Sequence[int]], neurons: Mapping[int, Sequence[int]]
     ) -> SurgeryPlan:
         """Return this plan with more operations: the heads and neurons that layers keep."""
+        return self._in_layers({"keep_heads": heads, "keep_neurons": neurons})
+
+    def then_order(
+        self, heads: Mapping[int, Sequence[int]], neurons: Mapping[int, Sequence[int]]
+    ) -> SurgeryPlan:
+        """Return this plan with more operations: the order that heads and neurons have now."""
+        return self._in_layers({"order_heads": heads, "order_neurons": neurons})
+
+    def _in_layers(self, wanted: Mapping[str, Mapping[int, Sequence[int]]]) -> SurgeryPlan:
         ops = tuple(
-            {"op": op, "layer": int(layer), "indices": [int(index) for index in kept]}
-            for op, by_layer in (("keep_heads", heads), ("keep_neurons", neurons))
-            for layer, kept in sorted(by_layer.items())
+            {"op": op, "layer": int(layer), "indices": [int(index) for index in listed]}
+            for op, by_layer in wanted.items()
+            for layer, listed in sorted(by_layer.items())
         )
         return SurgeryPlan((*self.ops, *ops))
 

@@ -17,6 +17,7 @@ from bertwright.data.batching import MODEL_INPUTS
 from bertwright.errors import ConfigError, DataError, NonFiniteLossError
 from bertwright.models.heads.fitted import find_fitted_head
 from bertwright.models.modes import eval_mode
+from bertwright.models.quantized import refuse_quantized
 from bertwright.progress import Progress
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import compute_logits, evaluate_model
@@ -98,6 +99,7 @@ def train(
         CheckpointError: resuming, no checkpoint is usable, or the run was made otherwise.
         ConfigError: nothing to train, a hook given twice, or more than one process.
         DataError: no rows, or rows without labels.
+        UsageError: the model has been quantized.
     """
     if not train_rows.targets:
         raise DataError("the rows to train on have no labels")
@@ -107,6 +109,8 @@ def train(
             f"a head of {fitted.name} passes no gradient: nothing below it can be trained",
             hint="train with --head linear, or freeze with --learner logistic",
         )
+    if task.trains:
+        refuse_quantized(model, "it cannot be trained")
     if eval_rows is not None:
         task = task.judging(eval_rows)
     hooks = order_hooks(hooks)

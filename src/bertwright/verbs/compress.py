@@ -53,15 +53,16 @@ EXAMPLES = (
 GROUPS = {
     "What you give": ("model", "head", "data", "eval_data", "eval_share", "test_data", "reading"),
     "More to learn from": ("more_text", "generate"),
-    "Budget": ("keep", "max_latency_ms", "min_speedup", "max_size_mb"),
+    "Budget": ("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb"),
     "Search": ("search",),
     "Training of each student": ("training",),
     "Output": ("out", "resume"),
 }
 
 MAY_CHANGE_ON_RESUME = (
-    *("keep", "max_latency_ms", "min_speedup", "max_size_mb", "prefer", "test_data"),
-    *("depths", "narrow", "small", "students", "engines", "precisions", "seeds"),
+    *("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb", "prefer", "test_data"),
+    *("depths", "narrow", "small", "students", "elastic_sizes"),
+    *("engines", "precisions", "seeds"),
     *("repeats", "measure_rows", "latency_rows"),
 )
 """What no finished student depends on: with other values they are used again all the same."""
@@ -96,6 +97,9 @@ class CompressConfig:
     copies=4,replace=0.4 (`bertwright methods transfer_set`)."""
     keep: float | None = 0.99
     """Least share of the teacher's score to keep."""
+    confident: bool = False
+    """The lower end of the share's 95% interval must keep it, and not the share alone: with few
+    rows to choose by, nothing small may be sure enough."""
     max_latency_ms: float | None = None
     """Most milliseconds for one text (median, tokenization included)."""
     min_speedup: float | None = None
@@ -122,6 +126,7 @@ class CompressConfig:
         """Return the limits asked for."""
         return Budget(
             keep=self.keep,
+            confident=self.confident,
             max_latency_ms=self.max_latency_ms,
             min_speedup=self.min_speedup,
             max_size_mb=self.max_size_mb,

@@ -15,7 +15,9 @@ from bertwright.evaluate.measure import model_folder
 from bertwright.methods.distil.fitted_head import FittedHead, FittedHeadConfig
 from bertwright.methods.distil.teacher_source import TeacherSource
 from bertwright.methods.distil.train import ask_teacher, train_distilled
+from bertwright.methods.prune.elastic import ElasticConfig
 from bertwright.methods.prune.train import PRUNING_IN_TRAINING, train_pruned
+from bertwright.methods.prune.train_elastic import train_elastic
 from bertwright.methods.quantize.qat import QatConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import train_theseus
@@ -72,6 +74,11 @@ EXAMPLES = (
         "--method soft_targets --data train.csv --out runs/narrow",
     ),
     (
+        "every size at once, of which `bertwright cut` takes one",
+        "--teacher runs/mine --method elastic --method soft_targets --data train.csv "
+        "--out runs/elastic",
+    ),
+    (
         "more to learn from: texts without labels, and four made of each row",
         "--teacher runs/mine --layers 2 --data train.csv --more-text logs.jsonl --generate 4 "
         "--out runs/more",
@@ -109,7 +116,9 @@ GROUPS = {
 }
 CONTROL = "none"
 DEFAULT_METHOD = "soft_targets"
-PRUNING_NAMES = ("gradual_pruning", "learned_gates")
+PRUNING_NAMES = ("gradual_pruning", "learned_gates", "elastic")
+ALONE_OR_BESIDE = (*PRUNING_IN_TRAINING, ElasticConfig)
+"""They say which sizes there are; what is learned, others beside them say, or the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +186,8 @@ class DistilConfig:
     (taken when none is given), hidden_matching, relations, theseus, or none for training on labels
     alone; fitted_head fits a linear head first, and beside another one training goes on from there;
     gradual_pruning and learned_gates take heads and neurons out meanwhile, beside another
-    one or by labels alone; qat beside another one rounds as int8 will (`docs/int8.md`).
+    one or by labels alone; elastic, beside soft_targets or by labels alone, trains every size at
+    once, for `bertwright cut`; qat beside another one rounds as int8 will (`docs/int8.md`).
     `bertwright methods NAME` shows a method's options."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     out: str
@@ -286,7 +296,7 @@ def distil(config: DistilConfig) -> TrainedResult:
     parent.max_length = config.training.max_length
     num_labelled = len(rows)
     rows = with_more_rows(config, rows, teacher, task, labels, run_dir)
-    asked = any(not isinstance(method, PRUNING_IN_TRAINING) for method in methods)
+    asked = any(not isinstance(method, ALONE_OR_BESIDE) for method in methods)
     taught = asked and not isinstance(methods[0], TheseusConfig)
     encoded, encoded_eval = tokenise_both(
         (rows, eval_rows), parent, task, long_rows=config.long_rows, taught=taught
@@ -306,6 +316,9 @@ def distil(config: DistilConfig) -> TrainedResult:
         "seed": config.training.seed,
         "recipe": {"verb": "distil", **config_to_dict(config)},
     }
+    for method in methods:
+        if isinstance(method, ElasticConfig):
+            student.lineage["elastic"] = config_to_dict(method)
     return save_trained(student, result, run_dir, num_rows=len(rows), num_eval_rows=len(eval_rows))
 
 
@@ -324,7 +337,7 @@ def _read_methods(config: DistilConfig) -> list[Any]:
         )
     for spec, method in zip(specs, methods, strict=True):
         kind = find_method(type(method)).card.kind
-        besides = isinstance(method, (QatConfig, *PRUNING_IN_TRAINING))
+        besides = isinstance(method, (QatConfig, *ALONE_OR_BESIDE))
         if kind not in ("distil", "replace") and not besides:
             raise ConfigError(f"--method {spec}: a {kind} method does not make students")
         given = getattr(method, "num_layers", config.layers)
@@ -336,8 +349,14 @@ def _read_methods(config: DistilConfig) -> list[Any]:
             "--method qat says how the student rounds, not how it learns",
             hint=f"add --method {DEFAULT_METHOD}, or give it to `bertwright finetune`",
         )
-    if sum(isinstance(method, PRUNING_IN_TRAINING) for method in methods) > 1:
+    if sum(isinstance(method, ALONE_OR_BESIDE) for method in methods) > 1:
         raise ConfigError("--method: heads and neurons can leave in one way only", hint="name one")
+    if {FittedHeadConfig, ElasticConfig} <= {type(method) for method in methods}:
+        raise ConfigError(
+            "--method elastic trains the teacher's own layers and head, and fitted_head makes "
+            "others",
+            hint="leave fitted_head out",
+        )
     return methods
 
 
@@ -395,6 +414,11 @@ def _train(
     if isinstance(methods[0], TheseusConfig):
         assert isinstance(source, TaskModel)
         return train_theseus(source, rows, eval_rows, config=methods[0], **options)
+    elastic = [method for method in methods if isinstance(method, ElasticConfig)]
+    if elastic:
+        others = [method for method in methods if method not in elastic]
+        options |= {"config": elastic[0], "methods": others}
+        return train_elastic(student, source if others else None, rows, eval_rows, **options)
     pruning = [method for method in methods if isinstance(method, PRUNING_IN_TRAINING)]
     others = [method for method in methods if method not in pruning]
     if pruning:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from bertwright.data.batching import MODEL_INPUTS
-from bertwright.engines.compile import compile_model, open_session
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import ConfigError, UsageError
 from bertwright.methods.distil.hidden_matching import HiddenMatchingConfig

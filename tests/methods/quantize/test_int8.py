@@ -23,6 +23,9 @@ from bertwright.methods.quantize.int8 import (
 from bertwright.methods.replace.theseus import apply_theseus
 from bertwright.models.build import build_task_model
 from bertwright.models.task_model import TaskModel
+from bertwright.tasks import find_task
+from bertwright.training.loop import train
+from methods.cases import tiny_rows, tiny_teacher, tiny_training
 from tiny import tiny_batch, tiny_encoder
 
 
@@ -140,6 +143,16 @@ def test_simulation_rounds_a_copy_and_stays_close():
     assert not torch.equal(exact, approximate)
     assert compute_sqnr_db(exact, approximate) > 20
     assert torch.equal(approximate, again)
+
+
+def test_a_model_that_rounds_is_not_rounded_again_or_trained(tmp_path):
+    rounded = simulate_int8(tiny_teacher())
+    with pytest.raises(UsageError, match="rounds already"):
+        simulate_int8(rounded)
+    options = {"task": find_task("classify"), "config": tiny_training(), "run_dir": tmp_path / "r"}
+    with pytest.raises(UsageError, match="cannot be trained"):
+        train(rounded, tiny_rows(rounded), None, **options)
+    assert not (tmp_path / "r").exists()
 
 
 def test_keep_leaves_modules_exact():

@@ -91,6 +91,9 @@ def test_rows_are_rounded_as_the_formula_says():
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     one_scale = (weight / 2).round() * 2
     assert (found - one_scale).abs().max() > 0.5, "one scale for all rows loses the small ones"
+    halved = round_rows(torch.tensor([[1.26, -0.634, 0.005], [-126.0, 3.1, 0.9]]), 7)
+    expected = torch.tensor([[1.26, -0.64, 0.0], [-126.0, 4.0, 0.0]])
+    torch.testing.assert_close(halved, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_ranges_move_as_worked_out_by_hand():

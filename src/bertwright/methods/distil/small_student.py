@@ -17,8 +17,8 @@ from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UsageError
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.modes import eval_mode
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.small import SmallConfig, SmallEncoder
 from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.progress import Progress

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.errors import ConfigError
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_layers
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method

@@ -13,8 +13,8 @@ from bertwright.methods.distil.relations import RelationsConfig, match_relations
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.methods.distil.teacher_cache import LiveTeacher, TeacherCache, TeacherSource
 from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.methods.quantize.qat import Qat, QatConfig
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import find_method
 from bertwright.tasks import Task, find_task

@@ -23,11 +23,11 @@ from bertwright.methods.exit.calibrate import (
     threshold_ladder,
 )
 from bertwright.methods.exit.heads import exit_readings, fit_soft_head, read_exits
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.exits import Exits, Measure, sureness
 from bertwright.models.in_parts import check_runs_in_parts
 from bertwright.models.modes import eval_mode
 from bertwright.models.progressive import answer_early
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 

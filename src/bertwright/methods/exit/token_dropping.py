@@ -16,8 +16,8 @@ from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UsageError
 from bertwright.methods.exit.calibrate import agreement_bound
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.in_parts import check_runs_in_parts
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.models.token_drop import TokenDrop
 from bertwright.registry import register_method

@@ -15,7 +15,7 @@ from torch import nn
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.errors import UsageError
-from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.roles import Roles
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState

@@ -17,9 +17,9 @@ from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import UsageError
 from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_factors
 from bertwright.models.factorised import word_table
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 from bertwright.surgery.factors import rank_for

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.roles import Roles
 from bertwright.models.task_model import TaskModel
 from bertwright.models.widths import (

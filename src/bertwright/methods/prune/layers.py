@@ -19,8 +19,8 @@ from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UnsupportedRoleError
 from bertwright.methods.prune.importance import mean_gradients
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_layers, refuse_fixed_layers
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.roles import Roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method

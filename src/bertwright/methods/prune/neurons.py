@@ -19,8 +19,8 @@ from bertwright.methods.prune.importance import (
     neuron_magnitudes,
     random_scores,
 )
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_widths
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.models.widths import refuse_fixed, widths_of
 from bertwright.registry import register_method

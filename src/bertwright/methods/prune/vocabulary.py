@@ -12,7 +12,7 @@ from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ParityError, UsageError
-from bertwright.methods.quantize.int8 import refuse_quantized
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.models.vocabulary import copy_with_pieces, tokenizer_facts
 from bertwright.registry import register_method

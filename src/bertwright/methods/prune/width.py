@@ -16,8 +16,8 @@ from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.methods.prune.importance import choose_kept, mean_gradients, random_scores
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_width
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.roles import Roles
 from bertwright.models.stream import (
     NORMS,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bertwright.card import MethodCard
-from bertwright.errors import UsageError
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 
@@ -34,7 +34,6 @@ __all__ = [
     "measure_weight_errors",
     "quantize_asymmetric",
     "quantize_symmetric",
-    "refuse_quantized",
     "simulate_int8",
 ]
 
@@ -171,7 +170,11 @@ def simulate_int8(
         embeddings: round embedding tables too.
         activations: round the inputs of linear layers.
         keep: names of modules (as in `named_modules`) that stay exact, with all that is in them.
+
+    Raises:
+        UsageError: the model rounds already.
     """
+    refuse_quantized(model, "it rounds already")
     copied = copy.deepcopy(model)
     kinds = (nn.Linear, nn.Embedding) if embeddings else (nn.Linear,)
     for name, module in copied.named_modules():
@@ -188,20 +191,6 @@ def simulate_int8(
 
 def _is_kept(name: str, keep: Collection[str]) -> bool:
     return any(name == kept or name.startswith(f"{kept}.") for kept in keep)
-
-
-def refuse_quantized(model: TaskModel, consequence: str) -> None:
-    """Raise unless the model still has its exact weights.
-
-    Raises:
-        UsageError: it has been quantized; `consequence` says what cannot be done.
-    """
-    done = model.lineage.get("quantized")
-    if done:
-        raise UsageError(
-            f"the model has been quantized ({done}): {consequence}",
-            hint="change the shape and train first, quantize last",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

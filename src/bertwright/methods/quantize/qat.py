@@ -17,8 +17,15 @@ from torch.nn.functional import linear
 from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.errors import UnsupportedFamilyError, UsageError
-from bertwright.methods.quantize.int8 import refuse_quantized
-from bertwright.models.ranges import LARGEST, LEVELS, LearnedRanges, input_grid, row_scales
+from bertwright.models.quantized import refuse_quantized
+from bertwright.models.ranges import (
+    LEVELS,
+    LearnedRanges,
+    WeightBits,
+    input_grid,
+    largest_step,
+    row_scales,
+)
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
 from bertwright.training.hooks import Hook, RunState
@@ -59,14 +66,16 @@ def round_inputs(x: Tensor, ends: Tensor) -> Tensor:
     return rounded.to(x.dtype)
 
 
-def round_rows(weight: Tensor) -> Tensor:
-    """Return S[o] clip(round(w / S[o]), -127, 127) with S[o] = max|w[o]| / 127, of [O, I].
+def round_rows(weight: Tensor, bits: WeightBits = 8) -> Tensor:
+    """Return S[o] clip(round(w / S[o]), -M, M) with S[o] = max|w[o]| / M, of [O, I].
 
-    The gradient is 1: with this scale nothing is clipped, and the scale counts as a constant.
+    M = 127 in 8 bits, 63 in 7. The gradient is 1: with this scale nothing is clipped, and the scale
+    counts as a constant.
     """
+    most = largest_step(bits)
     zeros = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
     rounded = torch.fake_quantize_per_channel_affine(
-        weight.float(), row_scales(weight), zeros, 0, -LARGEST, LARGEST
+        weight.float(), row_scales(weight, bits), zeros, 0, -most, most
     )
     return rounded.to(weight.dtype)
 
@@ -84,9 +93,10 @@ def move_range(ends: Tensor, x: Tensor, decay: float) -> Tensor:
 class _RoundedLinear:
     """Stands in the place of a linear layer's `forward`."""
 
-    def __init__(self, layer: nn.Linear, decay: float) -> None:
+    def __init__(self, layer: nn.Linear, decay: float, bits: WeightBits) -> None:
         self.layer = layer
         self.decay = decay
+        self.bits: WeightBits = bits
         self.may_move = False
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -94,7 +104,8 @@ class _RoundedLinear:
         if self.may_move and self.layer.training:
             ends.copy_(move_range(ends, x, self.decay))
             self.may_move = False
-        return linear(round_inputs(x, ends), round_rows(self.layer.weight), self.layer.bias)
+        weight = round_rows(self.layer.weight, self.bits)
+        return linear(round_inputs(x, ends), weight, self.layer.bias)
 
 
 class _RoundedTable:
@@ -115,7 +126,14 @@ class FakeQuantization:
     checkpoints hold the ranges that belong to them. Modules keep their names and parameters.
     """
 
-    def __init__(self, model: TaskModel, *, tables: bool = True, decay: float = 0.99) -> None:
+    def __init__(
+        self,
+        model: TaskModel,
+        *,
+        tables: bool = True,
+        decay: float = 0.99,
+        weight_bits: WeightBits = 8,
+    ) -> None:
         """Take over `forward` of the layers and tables, from another `FakeQuantization` too.
 
         Raises:
@@ -124,13 +142,14 @@ class FakeQuantization:
         """
         refuse_quantized(model, "it cannot be trained")
         refuse_unknown_inputs(model, "training with rounding")
+        self._weight_bits: WeightBits = weight_bits
         self._layers: dict[str, _RoundedLinear] = {}
         self._tables: dict[str, _RoundedTable] = {}
         for path, module in model.named_modules():
             if type(module) is nn.Linear:
                 if RANGE not in dict(module.named_buffers()):
                     module.register_buffer(RANGE, torch.zeros(2, device=module.weight.device))
-                rounded: Any = _RoundedLinear(module, decay)
+                rounded: Any = _RoundedLinear(module, decay, weight_bits)
                 self._layers[path] = rounded
             elif tables and type(module) is nn.Embedding:
                 rounded = _RoundedTable(module)
@@ -148,7 +167,7 @@ class FakeQuantization:
         """Return the ranges of the layers that were used."""
         ends = {path: one.layer.get_buffer(RANGE).tolist() for path, one in self._layers.items()}
         used = {path: (low, high) for path, (low, high) in ends.items() if low or high}
-        return LearnedRanges(inputs=used, tables=tuple(self._tables))
+        return LearnedRanges(inputs=used, tables=tuple(self._tables), weight_bits=self._weight_bits)
 
     def set_ranges(self, ranges: LearnedRanges) -> None:
         """Take these ranges in place of what was seen."""
@@ -189,8 +208,12 @@ def refuse_unknown_inputs(model: TaskModel, what: str) -> None:
 
 
 @contextlib.contextmanager
-def rounding(model: TaskModel) -> Iterator[None]:
+def rounding(model: TaskModel, *, weight_bits: WeightBits | None = None) -> Iterator[None]:
     """Let the model round inside the block as it did in training, by the ranges that it learned.
+
+    Args:
+        model: has ranges.
+        weight_bits: of the linear layers' weights; None: as many as in training.
 
     Raises:
         UsageError: it has no ranges.
@@ -199,7 +222,11 @@ def rounding(model: TaskModel) -> Iterator[None]:
         raise UsageError(
             "the model was not trained with rounding", hint="train it with --method qat"
         )
-    fake = FakeQuantization(model, tables=bool(model.ranges.tables))
+    fake = FakeQuantization(
+        model,
+        tables=bool(model.ranges.tables),
+        weight_bits=weight_bits or model.ranges.weight_bits,
+    )
     fake.set_ranges(model.ranges)
     try:
         yield
@@ -217,6 +244,8 @@ class QatConfig:
     """Share of the training after which the ranges stay as they are."""
     tables: bool = True
     """Round the rows of embedding tables too."""
+    weight_bits: WeightBits = 8
+    """Of linear layers. 7: what x86 processors without VNNI can add exactly."""
 
     def __post_init__(self) -> None:
         require(0 <= self.decay < 1, "decay", self.decay, "at least 0, below 1")
@@ -233,7 +262,8 @@ CARD = MethodCard(
     citation="Zafrir et al. 2019, arXiv:1910.06188; Jacob et al. 2018, arXiv:1712.05877",
     equation=(
         "y = x^ W^^T + b in every linear layer, and W^ in embedding tables\n"
-        "W^[o] = S[o] round(W[o] / S[o]), S[o] = max|W[o]| / 127, anew at each call\n"
+        "W^[o] = S[o] round(W[o] / S[o]), S[o] = max|W[o]| / M, M = 127 (7 bits: 63), anew each "
+        "call\n"
         "x^ = S (clip(round(x / S) + Z, 0, 255) - Z), S = (max - min) / 255, Z = round(-min / S)\n"
         "(min, max) <- decay (min, max) + (1 - decay) (min x, max x) at each batch, 0 between them;"
         "\nthe first batch's whole; fixed after `moving_share` of the steps\n"
@@ -293,7 +323,12 @@ class Qat(Hook):
                 "--method qat learns in training, and with these options nothing is trained"
             )
         config = self.config
-        self._fake = FakeQuantization(state.model, tables=config.tables, decay=config.decay)
+        self._fake = FakeQuantization(
+            state.model,
+            tables=config.tables,
+            decay=config.decay,
+            weight_bits=config.weight_bits,
+        )
 
     def on_batch(self, state: RunState) -> None:
         """Let the ranges move with this batch, in the first part of the training."""

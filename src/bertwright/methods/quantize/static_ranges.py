@@ -19,8 +19,8 @@ from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import UsageError
 from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.methods.quantize.qat import refuse_unknown_inputs, round_inputs
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.ranges import LearnedRanges
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method

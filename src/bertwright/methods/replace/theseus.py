@@ -18,8 +18,8 @@ from bertwright.config import require
 from bertwright.errors import ConfigError, UsageError
 from bertwright.methods.distil.student_init import choose_layers
 from bertwright.methods.finetune.layer_drop import refuse_layer_drop
-from bertwright.methods.quantize.int8 import refuse_quantized
 from bertwright.models.build import copy_with_layers, refuse_fixed_layers
+from bertwright.models.quantized import refuse_quantized
 from bertwright.models.roles import Roles, get_roles
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import register_method
