@@ -15,10 +15,12 @@ __all__ = ["refuse_quantized"]
 def refuse_quantized(model: TaskModel, consequence: str) -> None:
     """Raise unless the model still has its exact weights.
 
+    A model of several heads has no lineage of its own, and is never quantized.
+
     Raises:
         UsageError: it has been quantized; `consequence` says what cannot be done.
     """
-    done = model.lineage.get("quantized")
+    done = getattr(model, "lineage", {}).get("quantized")
     if done:
         raise UsageError(
             f"the model has been quantized ({done}): {consequence}",

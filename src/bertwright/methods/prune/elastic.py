@@ -174,7 +174,7 @@ CARD = MethodCard(
     ),
     equation=(
         "heads and neurons in the order of mean over rows of |d loss_row / d gate|, largest first\n"
-        "a step has the first n heads and the first f neurons of each layer: all, the fewest, or "
+        "a step has the first n heads and the first f neurons of each layer: all, the fewest, or\n"
         "drawn, in turn\n"
         "loss = mean over depths d of loss(head(pool(h_d))), h_d the states after d layers"
     ),
