@@ -23,7 +23,7 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.base import EngineSpec
 from bertwright.methods.prune.elastic import ElasticConfig, elastic_grids
 from bertwright.methods.prune.train_elastic import train_elastic
-from bertwright.models.build import copy_with_layers, copy_with_widths
+from bertwright.models.build import copy_with_first, copy_with_layers
 from bertwright.models.task_model import TaskModel
 from bertwright.models.widths import widths_of
 from bertwright.progress import Progress, console
@@ -101,14 +101,11 @@ def cut_size(supernet: TaskModel, plan: StudentPlan) -> TaskModel:
     if plan.layers < supernet.roles.num_layers:
         smaller = copy_with_layers(supernet, range(plan.layers))
     widths = widths_of(supernet.encoder)
-    kept: dict[str, Mapping[int, Sequence[int]]] = {}
-    for what, have, share in (
-        ("heads", widths.heads, plan.heads),
-        ("neurons", widths.neurons, plan.neurons),
-    ):
-        if have and share < 1:
-            kept[what] = dict.fromkeys(range(plan.layers), range(round(share * have[0])))
-    return copy_with_widths(smaller, **kept) if kept else smaller
+    return copy_with_first(
+        smaller,
+        heads=round(plan.heads * widths.heads[0]) if widths.heads else None,
+        neurons=round(plan.neurons * widths.neurons[0]) if widths.neurons else None,
+    )
 
 
 def size_plans(supernet: TaskModel, seed: int) -> list[StudentPlan]:

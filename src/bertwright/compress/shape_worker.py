@@ -30,7 +30,7 @@ from bertwright.engines.base import Batch, EngineSpec, Session, load_engine
 from bertwright.engines.parity import random_parity_batches
 from bertwright.engines.predictor import Predictor
 from bertwright.methods.distil.student_init import choose_layers
-from bertwright.models.build import copy_with_layers, copy_with_widths
+from bertwright.models.build import copy_with_first, copy_with_layers
 from bertwright.models.task_model import TaskModel
 from bertwright.models.widths import widths_of
 
@@ -44,16 +44,12 @@ _BATCHES_PER_STREAM = 4
 def cut_model(model: TaskModel, wanted: MeasuredModel) -> TaskModel:
     """Return the first layers of a model, with the first heads and neurons of each."""
     smaller = copy_with_layers(model, choose_layers(model.roles.num_layers, wanted.layers, "first"))
-    widths = widths_of(smaller.encoder)
-    kept: dict[str, dict[int, range]] = {}
-    for what, known, count in (
-        ("heads", widths.heads, wanted.shape.heads),
-        ("neurons", widths.neurons, wanted.shape.neurons),
-    ):
-        fewer = {i: range(count) for i, have in enumerate(known or ()) if have > count}
-        if fewer:
-            kept[what] = fewer
-    return copy_with_widths(smaller, **kept) if kept else smaller
+    widths, shape = widths_of(smaller.encoder), wanted.shape
+    return copy_with_first(
+        smaller,
+        heads=shape.heads if widths.heads else None,
+        neurons=shape.neurons if widths.neurons else None,
+    )
 
 
 class NoSession:
@@ -98,7 +94,6 @@ def time_text(
     width = predictor.session(*_one_batch((1, 2), 2).values()).shape
     by_token = len(width) == 3
     predictor.session = NoSession(lambda ids: (*ids.shape[: 1 + by_token], width[-1]))
-    predictor.spec = EngineSpec("torch", "fp32")
     num_rows = len(next(iter(rows.values())))
     singles = [
         {name: column[i : i + 1] for name, column in rows.items()} for i in range(min(50, num_rows))

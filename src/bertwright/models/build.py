@@ -33,6 +33,7 @@ __all__ = [
     "copy_around",
     "copy_in_order",
     "copy_with_factors",
+    "copy_with_first",
     "copy_with_layers",
     "copy_with_width",
     "copy_with_widths",
@@ -148,6 +149,18 @@ def copy_with_widths(
     narrower = make_narrower(model.encoder, heads=heads, neurons=neurons)
     plan = model.surgery.then_narrow(heads or {}, neurons or {})
     return copy_around(model, narrower, model.config, plan)
+
+
+def copy_with_first(
+    model: TaskModel, *, heads: int | None = None, neurons: int | None = None
+) -> TaskModel:
+    """Return a copy whose layers have the first so many of their heads and neurons; None: all."""
+    kept = {
+        what: dict.fromkeys(range(model.roles.num_layers), range(count))
+        for what, count in (("heads", heads), ("neurons", neurons))
+        if count is not None
+    }
+    return copy_with_widths(model, **kept)
 
 
 def copy_in_order(

@@ -23,7 +23,7 @@ from bertwright.methods.prune.layers import (
     LayerPruningConfig,
     kept_layers,
 )
-from bertwright.models.build import copy_with_layers, copy_with_widths
+from bertwright.models.build import copy_with_first, copy_with_layers
 from bertwright.models.encoder import saved_size_mb
 from bertwright.models.multi import head_folder
 from bertwright.models.quantized import refuse_quantized
@@ -190,13 +190,12 @@ def _narrower(config: CutConfig, model: TaskModel, kept: tuple[int, ...]) -> Tas
             hint="bertwright distil --method elastic trains such a model, and distil --heads or "
             "--neurons a narrower one",
         )
-    widths, fewer = widths_of(shallower.encoder), {}
+    widths = widths_of(shallower.encoder)
     for what, count in wanted.items():
         have: tuple[int, ...] = getattr(widths, what)
         if count > min(have):
             raise ConfigError(f"--{what} {count}: a layer of this model has {min(have)}")
-        fewer[what] = {index: range(count) for index in range(len(have))}
-    return copy_with_widths(shallower, **fewer)
+    return copy_with_first(shallower, heads=config.heads, neurons=config.neurons)
 
 
 def _check_depth(layers: int, depth: int, narrower: bool) -> None:
