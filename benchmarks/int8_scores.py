@@ -4,10 +4,10 @@
 
 A model a set is fine-tuned (seed 0) and exported as `bertwright export` does it: to bf16, to int8
 as it comes (nothing spared; by NNCF's ranges and by ours), and to int8 with the default tolerance
-of half a point on dev, where parts are spared or the export is refused. Then it is trained on, as
-long with `qat` as without, and both are exported to int8, as it comes. All are judged on test. A
-set leaves `results/int8_scores/SET.json`; what is there is not done again. Models stay in the work
-folder.
+of half a point on dev, where parts are spared or the export is refused. What this machine cannot
+compute is left out. Then it is trained on, as long with `qat` as without, and both are exported to
+int8, as it comes. All are judged on test. A set leaves `results/int8_scores/SET.json`; what is
+there is not done again. Models stay in the work folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 from commands import bertwright, options
 
+from bertwright.engines.base import available_engines
 from bertwright.evaluate.machine import machine, versions
 from bertwright.files import read_json, write_json
 
@@ -53,18 +54,19 @@ SETUPS = {
 MORE_EPOCHS = 2
 """Of the training with rounding, and of its control; at half the rate."""
 EXPORTS = {
-    "openvino-bf16": ("openvino", "bf16", {}),
-    "openvino-int8": ("openvino", "int8", ANY_DROP),
-    "openvino-int8-repaired": ("openvino", "int8", {}),
-    "openvino-int8-tables-4": ("openvino", "int8", ANY_DROP | {"table-bits": 4}),
-    "openvino-int8-min-max": ("openvino", "int8", ANY_DROP | {"ranges": "min-max"}),
-    "openvino-int8-percentile": ("openvino", "int8", ANY_DROP | {"ranges": "percentile"}),
-    "openvino-int8-mse": ("openvino", "int8", ANY_DROP | {"ranges": "mse"}),
-    "openvino-int8-mse-smooth": ("openvino", "int8", ANY_DROP | {"ranges": "mse:smooth=0.5"}),
-    "onnxruntime-int8": ("onnx", "int8", ANY_DROP),
-    "onnxruntime-int8-repaired": ("onnx", "int8", {}),
+    "openvino-bf16": ("openvino:bf16", {}),
+    "openvino-int8": ("openvino:int8", ANY_DROP),
+    "openvino-int8-repaired": ("openvino:int8", {}),
+    "openvino-int8-tables-4": ("openvino:int8", ANY_DROP | {"table-bits": 4}),
+    "openvino-int8-min-max": ("openvino:int8", ANY_DROP | {"ranges": "min-max"}),
+    "openvino-int8-percentile": ("openvino:int8", ANY_DROP | {"ranges": "percentile"}),
+    "openvino-int8-mse": ("openvino:int8", ANY_DROP | {"ranges": "mse"}),
+    "openvino-int8-mse-smooth": ("openvino:int8", ANY_DROP | {"ranges": "mse:smooth=0.5"}),
+    "onnxruntime-int8": ("onnxruntime:int8", ANY_DROP),
+    "onnxruntime-int8-repaired": ("onnxruntime:int8", {}),
 }
-"""Name -> format, precision, further options."""
+"""Name -> engine and precision, further options."""
+FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}
 
 
 def main() -> None:
@@ -89,12 +91,14 @@ def measure_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
     for kind, methods in (("more", ()), ("qat", ("--method", "qat"))):
         train(name, folder / kind, str(teacher), MORE_EPOCHS, setup.lr / 2, methods, args)
     rows = [judged("torch-fp32", teacher, name, args)]
-    for export, (kind, precision, more) in EXPORTS.items():
-        rows.append(exported(export, teacher, kind, precision, more, name, args))
+    able = available_engines()
+    for export, (spec, more) in EXPORTS.items():
+        if able[spec] is None:
+            rows.append(exported(export, teacher, spec, more, name, args))
     for kind in ("more", "qat"):
         rows.append(judged(f"{kind}-torch-fp32", folder / kind, name, args))
         label = f"{kind}-openvino-int8"
-        rows.append(exported(label, folder / kind, "openvino", "int8", ANY_DROP, name, args))
+        rows.append(exported(label, folder / kind, "openvino:int8", ANY_DROP, name, args))
     return {
         **{"set": name, "task": setup.task, "seed": 0, "rows": rows, "threads": args.threads},
         **{"machine": machine(), "versions": versions()},
@@ -131,16 +135,16 @@ def data_file(name: str, split: str, args: argparse.Namespace) -> Path:
 def exported(
     label: str,
     model: Path,
-    kind: str,
-    precision: str,
+    spec: str,
     more: Mapping[str, object],
     name: str,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Export a model and judge what came out; a refusal is a result too."""
     out = model.parent / label
+    engine, _, precision = spec.partition(":")
     values = {
-        **{"model": model, "format": kind, "precision": precision, "out": out},
+        **{"model": model, "format": FORMATS[engine], "precision": precision, "out": out},
         **{"data": data_file(name, SETUPS[name].train, args)},
         **{"eval-data": data_file(name, "dev", args), "threads": args.threads},
         **more,

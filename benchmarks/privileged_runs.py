@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=2 .venv/bin/python benchmarks/privileged_runs.py --threads 2 --data-dir DIR
 
 Rows of clinc150 and sst2 whose text is cut after a few words; the whole text stands in a column
-`whole`. Two teachers (MiniLM): one reads the beginning and the whole, as a pair, the other the
-beginning alone. Students of two layers read the beginning and learn from the first teacher
-(`distil --teacher-column text_b=whole`), from the second, or from the labels alone (control). The
-rows to learn from are drawn anew with each seed; all start from MiniLM's own layers. Each run has a
-process of its own and leaves `results/privileged/SET-WHO-sSEED.json`; what is there is not done
-again.
+`whole`. All models start from MiniLM with the pieces of the set's texts alone. Two teachers: one
+reads the beginning and the whole, as a pair, the other the beginning alone. Students of two layers
+read the beginning and learn from the first teacher (`distil --teacher-column text_b=whole`), from
+the second, or from the labels alone (control). The rows to learn from are drawn anew with each
+seed. Each run has a process of its own and leaves `results/privileged/SET-WHO-sSEED.json`; what is
+there is not done again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from task_data import read_rows, write_rows
 from transfer_runs import bertwright, facts
 
 from bertwright.files import write_json
+from bertwright.models.build import build_task_model
+from bertwright.models.encoder import load_tokenizer
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "privileged"
 NUM_WORDS = {"clinc150": 4, "sst2": 8}
@@ -51,14 +54,31 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=list(NUM_WORDS), default=list(NUM_WORDS))
     args = parser.parse_args()
     for name in args.sets:
+        encoder = str(make_start(args, name))
         for seed in range(args.seeds):
             write_splits(args, name, seed)
             for who, more in (("privileged", WHOLE), ("plain", ())):
-                train_one(args, name, f"{who}-teacher", seed, ("finetune", *more))
+                words = ("finetune", "--model", encoder, *more)
+                train_one(args, name, f"{who}-teacher", seed, words)
             for who, (teacher, words) in STUDENTS.items():
                 folder = args.work_dir / f"{name}-{teacher}-teacher-s{seed}"
-                start = ("--teacher", str(folder), "--start", "minilm", "--layers", "2")
+                start = ("--teacher", str(folder), "--start", encoder, "--layers", "2")
                 train_one(args, name, who, seed, ("distil", *start, *words))
+
+
+def make_start(args: argparse.Namespace, name: str) -> Path:
+    """Return the folder of MiniLM with the pieces that occur in a set."""
+    whole, folder = args.work_dir / f"{name}-minilm", args.work_dir / f"{name}-start"
+    if not folder.exists():
+        build_task_model(
+            "minilm", task="classify", labels=["no", "yes"], tokenizer=load_tokenizer("minilm")
+        ).save(whole)
+        files = [args.data_dir / name / f"{one}.jsonl" for one in (TRAIN[name], "dev", "test")]
+        data = [word for file in files for word in ("--data", str(file))]
+        words = ("trim", "--model", str(whole), *data, "--out", str(folder))
+        subprocess.run([sys.executable, "-m", "bertwright", *words], check=True)
+        shutil.rmtree(whole)
+    return folder
 
 
 def write_splits(args: argparse.Namespace, name: str, seed: int) -> None:
