@@ -32,7 +32,7 @@ from bertwright.compress.config import SearchConfig
 from bertwright.compress.elastic import choose_sizes
 from bertwright.compress.frontier import find_frontier, summarise_seeds
 from bertwright.compress.halving import choose_dropped
-from bertwright.compress.record import TEACHER, report_extras
+from bertwright.compress.record import TEACHER, report_extras, test_record
 from bertwright.compress.starts import starts_by_depth
 from bertwright.compress.students import (
     StudentContext,
@@ -45,7 +45,7 @@ from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import EngineSpec
 from bertwright.errors import ConfigError, NonFiniteLossError, WorkerError
-from bertwright.evaluate.evaluate import sample_rows
+from bertwright.evaluate.evaluate import as_judged, sample_rows
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_dir, write_json
@@ -90,7 +90,7 @@ def search(
 
     Args:
         teacher_dir: a fine-tuned model or its run directory.
-        rows: to train on, to choose by, and to report on.
+        rows: to train on, to choose by, and to judge by.
         budget: what is asked.
         config: what is tried.
         training: of each student.
@@ -157,17 +157,20 @@ def search(
         console.rule("other seeds", align="left")
         _try_other_seeds(tried, model, context, config, bench)
 
-    tests = bench.test_scores(tried.compiled, chosen.spec)
-    candidates = [c | tests.get(c["name"], {}) for c in tried.candidates]
+    judged, reference = bench.judge(tried.compiled), bench.judging_teacher()
+    candidates, baseline = tried.candidates, tried.baseline
+    if reference is not None:
+        candidates = [c | test_record(judged[c["name"]], reference) for c in candidates]
+        baseline = baseline | test_record(reference)
     frontier = {
         "budget": asdict(budget) | {"prefer": config.prefer},
         "machine": machine(),
         "versions": versions(),
         "command": command,
         "teacher": _teacher_record(candidates),
-        "baseline": tried.baseline,
+        "baseline": baseline,
         "candidates": candidates,
-        "frontier": find_frontier(candidates),
+        "frontier": find_frontier(list(map(as_judged, candidates))),
         "chosen": choice.name,
         "reason": choice.reason,
         "met": choice.met,
@@ -177,7 +180,10 @@ def search(
     }
     _keep_chosen(chosen, tried.students, teacher_dir, out)
     write_json(out / "frontier.json", frontier)
-    extras = report_extras(rows.dev, bench.teacher_scores(), chosen, tried.students, teacher_dir)
+    shown = (rows.dev, bench.teacher_scores(), chosen.scores)
+    if rows.test is not None and reference is not None:
+        shown = (rows.test, reference, judged[chosen.name])
+    extras = report_extras(*shown, tried.students, teacher_dir)
     extras["notes"] = [note] if note else []
     return SearchResult(frontier=frontier, extras=extras, choice=choice)
 
