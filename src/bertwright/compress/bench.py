@@ -60,9 +60,9 @@ class Bench:
     """Where artifacts and scores are kept."""
 
     def compile(
-        self, models: Sequence[ModelToCompile], specs: Sequence[EngineSpec]
+        self, models: Sequence[ModelToCompile], specs: Sequence[EngineSpec], *, deadline: float
     ) -> tuple[list[CompiledModel], dict[str, str]]:
-        """Return each model in each engine, and what was refused, with the reason."""
+        """Return each model in each engine, and what was left out, with the reason."""
         return compile_all(
             models,
             specs,
@@ -72,6 +72,7 @@ class Bench:
             dev=self.rows.dev,
             tolerance_points=self.config.tolerance_points,
             threads=self.threads,
+            deadline=deadline,
         )
 
     def teacher_scores(self) -> Scores:

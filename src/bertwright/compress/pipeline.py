@@ -12,6 +12,7 @@ The folder of a search:
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,8 +30,8 @@ from bertwright.compress.bench import REFERENCE, Bench, SearchRows, baseline_tar
 from bertwright.compress.budget import Budget, Choice, choose_candidate
 from bertwright.compress.candidates import StudentPlan, plan_students
 from bertwright.compress.config import SearchConfig
-from bertwright.compress.elastic import choose_sizes
-from bertwright.compress.frontier import find_frontier, summarise_seeds
+from bertwright.compress.elastic import choose_sizes, supernet_plan
+from bertwright.compress.frontier import describe_best, find_frontier, summarise_seeds
 from bertwright.compress.halving import choose_dropped
 from bertwright.compress.record import TEACHER, report_extras, test_record
 from bertwright.compress.starts import starts_by_depth
@@ -40,11 +41,12 @@ from bertwright.compress.students import (
     train_half,
     train_whole,
 )
+from bertwright.compress.timing import divide_time
 from bertwright.data.encode import RowEncoder
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import EngineSpec
-from bertwright.errors import ConfigError, NonFiniteLossError, WorkerError
+from bertwright.errors import ConfigError, NonFiniteLossError, TimeUpError, WorkerError
 from bertwright.evaluate.evaluate import as_judged, sample_rows
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import model_folder
@@ -59,6 +61,7 @@ from bertwright.progress import console
 from bertwright.registry import parse_method_spec
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
+from bertwright.training.deadline import until
 from bertwright.training.evaluation import evaluate_model
 
 __all__ = ["SearchResult", "SearchRows", "search"]
@@ -93,13 +96,16 @@ def search(
         rows: to train on, to choose by, and to judge by.
         budget: what is asked.
         config: what is tried.
-        training: of each student.
+        training: of each student; its `minutes` are those of the whole search, which chooses among
+            what is done when they are over.
         out: folder of the search.
         command: that repeats it, for the record.
 
     Raises:
         UsageError: an option does not fit the teacher, or no engine asked for is here.
     """
+    times = divide_time(training.minutes)
+    training = dataclasses.replace(training, minutes=None)
     teacher_dir, out = model_folder(teacher_dir), Path(out)
     teacher = TaskModel.load(teacher_dir)
     depth = get_roles(teacher.encoder).num_layers
@@ -138,16 +144,17 @@ def search(
 
     bench.check_teacher()
     console.rule("students", align="left")
-    students, dropped = _train_students(plans, context, config)
-    if "elastic" in config.student_methods and not find_fitted_head(teacher):
-        sample = sample_rows(rows.dev, task, config.measure_rows)
-        students += _train_elastic(context, specs, sample, budget, config, dropped)
+    with until(times.train_until):
+        students, dropped = _train_students(plans, context, config)
+        if "elastic" in config.student_methods and not find_fitted_head(teacher):
+            sample = sample_rows(rows.dev, task, config.measure_rows)
+            students += _train_elastic(context, specs, sample, budget, config, dropped)
     console.rule("engines", align="left")
     parameters = sum(p.numel() for p in teacher.parameters())
     as_teacher = ModelToCompile(TEACHER, TEACHER, f"{depth}L", depth, 0, parameters, teacher_dir)
     tried = _Tried(students, {plan.name: why for plan, why in dropped.items()})
     tried.compile([as_teacher], list(dict.fromkeys([REFERENCE, *specs])), bench)
-    tried.compile(list(map(_to_compile, students)), specs, bench)
+    tried.compile(list(map(_to_compile, students)), specs, bench, deadline=times.compile_until)
     console.rule("measuring", align="left")
     tried.measure(bench)
     choice = choose_candidate(_asked_for(tried.candidates, specs), budget, config.prefer)
@@ -155,7 +162,8 @@ def search(
     model = _student_to_repeat(tried, chosen)
     if model is not None and config.seeds > 1:
         console.rule("other seeds", align="left")
-        _try_other_seeds(tried, model, context, config, bench)
+        with until(times.end):
+            _try_other_seeds(tried, model, context, config, bench)
 
     judged, reference = bench.judge(tried.compiled), bench.judging_teacher()
     candidates, baseline = tried.candidates, tried.baseline
@@ -200,9 +208,14 @@ class _Tried:
     baseline: dict[str, Any] = field(default_factory=dict)
 
     def compile(
-        self, models: Sequence[ModelToCompile], specs: Sequence[EngineSpec], bench: Bench
+        self,
+        models: Sequence[ModelToCompile],
+        specs: Sequence[EngineSpec],
+        bench: Bench,
+        *,
+        deadline: float = math.inf,
     ) -> None:
-        compiled, refused = bench.compile(models, specs)
+        compiled, refused = bench.compile(models, specs, deadline=deadline)
         self.compiled += compiled
         self.left_out |= refused
 
@@ -227,12 +240,13 @@ def _train_students(
         for plan in plans:
             try:
                 judged[plan] = train_half(plan, context, slice_rows)
-            except NonFiniteLossError as error:
+            except (NonFiniteLossError, TimeUpError) as error:
                 dropped[plan] = error.message
         dropped |= choose_dropped(judged)
-        for plan, why in dropped.items():
-            console.print(f"[yellow]{plan.name} dropped:[/] {why}")
-    return _train_rest([p for p in plans if p not in dropped], context, dropped), dropped
+    students = _train_rest([p for p in plans if p not in dropped], context, dropped)
+    for plan, why in dropped.items():
+        console.print(f"[yellow]{plan.name} left out:[/] {why}")
+    return students, dropped
 
 
 def _train_elastic(
@@ -247,16 +261,20 @@ def _train_elastic(
     slice_rows = _draw_rows(context.dev_rows, config.slice_rows)
     task = find_task(context.teacher.task).judging(slice_rows)
     metrics, _ = evaluate_model(context.teacher, slice_rows, task)
-    plans = choose_sizes(
-        context,
-        specs,
-        sample,
-        slice_rows,
-        teacher_score=metrics[task.primary],
-        budget=budget,
-        prefer=config.prefer,
-        count=config.elastic_sizes,
-    )
+    try:
+        plans = choose_sizes(
+            context,
+            specs,
+            sample,
+            slice_rows,
+            teacher_score=metrics[task.primary],
+            budget=budget,
+            prefer=config.prefer,
+            count=config.elastic_sizes,
+        )
+    except TimeUpError as error:
+        dropped[supernet_plan(context, context.training.seed)] = error.message
+        return []
     return _train_rest(plans, context, dropped)
 
 
@@ -270,12 +288,13 @@ def _draw_rows(encoded: EncodedRows, count: int) -> EncodedRows:
 def _train_rest(
     plans: Sequence[StudentPlan], context: StudentContext, dropped: dict[StudentPlan, str]
 ) -> list[TrainedStudent]:
-    """Train students to the end; one whose loss breaks is added to `dropped` with the reason."""
+    """Train students to the end; those that broke or came too late go to `dropped`, with why."""
     students = []
     for plan in plans:
         try:
             students.append(train_whole(plan, context))
-        except NonFiniteLossError as error:
+            console.print(describe_best(students), markup=False)
+        except (NonFiniteLossError, TimeUpError) as error:
             dropped[plan] = error.message
     return students
 

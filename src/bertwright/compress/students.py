@@ -19,6 +19,7 @@ import numpy as np
 from bertwright.compress.candidates import StudentPlan, small_of
 from bertwright.compress.elastic import cut_size, supernet_of
 from bertwright.data.tokenise import EncodedRows
+from bertwright.errors import TimeUpError
 from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
 from bertwright.methods.distil.fitted_head import FittedHead
@@ -36,6 +37,7 @@ from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
+from bertwright.training.deadline import time_is_up
 from bertwright.training.evaluation import evaluate_model
 from bertwright.training.loop import TrainResult, count_steps, train
 from bertwright.training.made import judge_made
@@ -130,6 +132,7 @@ def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRo
     task = find_task(context.teacher.task).judging(slice_rows)
     if record.exists():
         return Judged(task, np.load(record))
+    _check_time()
     console.print(f"[bold]{plan.name}[/]: first half")
     half, _ = _TRAINERS[plan.method](plan, context, True)
     _, logits = evaluate_model(half, slice_rows, task)
@@ -148,6 +151,7 @@ def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
     if record.exists():
         console.print(f"[bold]{plan.name}[/]: trained before")
     else:
+        _check_time()
         began = time.monotonic()
         console.print(f"[bold]{plan.name}[/]: to the end")
         model, result = _TRAINERS[plan.method](plan, context, False)
@@ -182,6 +186,11 @@ def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
         seconds=facts["seconds"],
         steps=facts["steps"],
     )
+
+
+def _check_time() -> None:
+    if time_is_up():
+        raise TimeUpError("no time was left to train it", hint="--resume goes on")
 
 
 def _half_of(context: StudentContext, plan: StudentPlan) -> int:

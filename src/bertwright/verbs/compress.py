@@ -47,7 +47,11 @@ EXAMPLES = (
         "--seeds 3 --out runs/small-3",
     ),
     (
-        "carry a broken-off search on",
+        "the best that half an hour finds",
+        "--model runs/intents --data train.csv --eval-data dev.csv --minutes 30 --out runs/small",
+    ),
+    (
+        "carry on a search that was broken off, or whose time was up",
         "--model runs/intents --data train.csv --out runs/small --resume",
     ),
 )
@@ -67,7 +71,7 @@ MAY_CHANGE_ON_RESUME = (
     *("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb", "prefer"),
     *("depths", "narrow", "small", "students", "elastic_sizes"),
     *("engines", "precisions", "seeds"),
-    *("repeats", "measure_rows", "latency_rows"),
+    *("repeats", "measure_rows", "latency_rows", "minutes"),
 )
 """What no finished student depends on: with other values they are used again all the same."""
 
