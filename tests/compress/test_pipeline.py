@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bertwright.compress import pipeline
+from bertwright.compress import pipeline, rounds
 from bertwright.compress.bench import baseline_target
 from bertwright.compress.budget import Budget, choose_candidate
 from bertwright.compress.candidates import StudentPlan
@@ -19,6 +19,7 @@ from bertwright.compress.config import SearchConfig
 from bertwright.compress.frontier import find_frontier
 from bertwright.compress.pipeline import _asked_for, search
 from bertwright.compress.students import StudentContext, train_half, train_whole
+from bertwright.compress.team import ALONE
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.engines.base import EngineSpec
@@ -239,12 +240,13 @@ def test_a_student_whose_loss_breaks_is_dropped_with_its_reason(monkeypatch):
     def train(plan, context):
         if plan == bad:
             raise NonFiniteLossError(math.nan, 7, [3])
-        return plan
+        return SimpleNamespace(plan=plan, score=0.5)
 
-    monkeypatch.setattr(pipeline, "train_whole", train)
-    dropped: dict[StudentPlan, str] = {}
-    assert pipeline._train_rest([bad, good], None, dropped) == [good]
-    assert list(dropped) == [bad] and "step 7" in dropped[bad]
+    monkeypatch.setattr(rounds, "train_whole", train)
+    context: Any = None
+    training = rounds.Rounds(context, ALONE, math.inf, {})
+    assert [student.plan for student in training.whole([bad, good])] == [good]
+    assert list(training.dropped) == [bad] and "step 7" in training.dropped[bad]
 
 
 def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_path):

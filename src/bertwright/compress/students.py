@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,9 +43,18 @@ from bertwright.training.loop import TrainResult, count_steps, train
 from bertwright.training.made import judge_made
 from bertwright.training.precision import using_threads
 
-__all__ = ["StudentContext", "TrainedStudent", "train_half", "train_whole"]
+__all__ = [
+    "StudentContext",
+    "TrainedStudent",
+    "ask_ahead",
+    "is_trained",
+    "train_half",
+    "train_whole",
+]
 
 HALF = 0.5
+HALF_RECORD, STUDENT_RECORD = "half-statistics.npy", "student.json"
+TEACHER_ANSWERS = "teacher-answers"
 FITTED_POOLING = "mean"
 ELASTIC_SHARE = 0.25
 """Of the training of others: a size that is cut out has learned with all the others before."""
@@ -122,13 +131,19 @@ class TrainedStudent:
     steps: int
 
 
+def is_trained(plan: StudentPlan, context: StudentContext, phase: Literal["half", "whole"]) -> bool:
+    """Return whether half of a student's training is done and judged, or all of it."""
+    record = HALF_RECORD if phase == "half" else STUDENT_RECORD
+    return (context.folder_of(plan) / record).exists()
+
+
 def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRows) -> Judged:
     """Train a student for half of its steps; return its answers to the slice, judged.
 
     Done before (by this search, killed and resumed), it is only read.
     """
     folder = context.folder_of(plan)
-    record = folder / "half-statistics.npy"
+    record = folder / HALF_RECORD
     task = find_task(context.teacher.task).judging(slice_rows)
     if record.exists():
         return Judged(task, np.load(record))
@@ -147,7 +162,7 @@ def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRo
 def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
     """Train a student to the end, going on from its first half if there is one, and save it."""
     folder = context.folder_of(plan)
-    record = folder / "student.json"
+    record = folder / STUDENT_RECORD
     if record.exists():
         console.print(f"[bold]{plan.name}[/]: trained before")
     else:
@@ -188,6 +203,14 @@ def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
     )
 
 
+def ask_ahead(context: StudentContext, plans: Sequence[StudentPlan]) -> None:
+    """Ask the teacher once for all, where the answers that these students need are the same."""
+    asking = [plan for plan in plans if plan.method in ("distil", "fitted", "elastic")]
+    if asking and all(isinstance(one, SoftTargetsConfig) for one in context.distil_methods):
+        rows, folder = context.rows_of(asking[0]), context.folder / TEACHER_ANSWERS
+        ask_teacher(context.teacher, context.teacher, rows, (), cache_folder=folder)
+
+
 def _check_time() -> None:
     if time_is_up():
         raise TimeUpError("no time was left to train it", hint="--resume goes on")
@@ -212,7 +235,7 @@ def _train_distil(
         training=training,
         run_dir=context.folder_of(plan),
         resume=True,
-        cache_folder=context.folder / "teacher-answers",
+        cache_folder=context.folder / TEACHER_ANSWERS,
         pause_at=_half_of(context, plan) if half else None,
     )
     return student, result
@@ -308,7 +331,7 @@ def _train_fitted(
     layers = choose_layers(get_roles(teacher.encoder).num_layers, plan.layers, "first")
     student = copy_with_layers(teacher, layers)
     student = copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
-    folder = context.folder / "teacher-answers"
+    folder = context.folder / TEACHER_ANSWERS
     source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
     task = find_task(teacher.task).judging(context.dev_rows)
     with using_threads(context.training.threads):
@@ -354,7 +377,7 @@ def _train_size(
         training=context.training_of(plan),
         run_dir=context.folder_of(plan),
         resume=True,
-        cache_folder=context.folder / "teacher-answers",
+        cache_folder=context.folder / TEACHER_ANSWERS,
         pause_at=_half_of(context, plan) if half else None,
     )
     return student, result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from bertwright.verbs.common import (
 )
 from bertwright.verbs.distil_rows import generator_of, with_more_rows
 
-__all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress"]
+__all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress", "read_search"]
+
+HELPER_COMMAND = (sys.executable, "-m", "bertwright.verbs.compress_helper")
 
 EXAMPLES = (
     (
@@ -69,7 +72,7 @@ GROUPS = {
 
 MAY_CHANGE_ON_RESUME = (
     *("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb", "prefer"),
-    *("depths", "narrow", "small", "students", "elastic_sizes"),
+    *("depths", "narrow", "small", "students", "elastic_sizes", "jobs"),
     *("engines", "precisions", "seeds"),
     *("repeats", "measure_rows", "latency_rows", "minutes"),
 )
@@ -212,33 +215,53 @@ def _where_judged(config: CompressConfig, test: Rows) -> str:
     return f"{where} ({len(test):,} rows)"
 
 
+def _saved_model(config: CompressConfig) -> str:
+    """Return the folder of the teacher, which is there and has a task.
+
+    Raises:
+        UsageError: it is not, or has not.
+    """
+    model = str(head_folder(config.model, config.head))
+    saved_task(model)
+    return model
+
+
+def read_search(config: CompressConfig, run_dir: Path) -> tuple[Path, SearchRows]:
+    """Return the folder of the teacher and the rows of a search in `run_dir`."""
+    model = _saved_model(config)
+    task, labels = saved_task(model)
+    train, dev = read_train_and_eval(config, run_dir, task, labels=labels)
+    dev, test = _rows_that_judge(config, dev, task, labels)
+    more = _with_more_rows(config, train, model, task, labels, run_dir)
+    return model_folder(model), SearchRows(train, dev, test, more)
+
+
 def compress(config: CompressConfig) -> CompressResult:
     """Search as `config` says; see `bertwright.compress.pipeline.search`.
 
     Raises:
         UsageError: an option, the data or the model cannot be used.
     """
-    model = str(head_folder(config.model, config.head))
-    task, labels = saved_task(model)
+    _saved_model(config)
     run_dir = open_run_dir("compress", config, may_change=MAY_CHANGE_ON_RESUME)
-    train, dev = read_train_and_eval(config, run_dir, task, labels=labels)
-    dev, test = _rows_that_judge(config, dev, task, labels)
+    model_dir, rows = read_search(config, run_dir)
     result = search(
-        model,
-        SearchRows(train, dev, test, _with_more_rows(config, train, model, task, labels, run_dir)),
+        model_dir,
+        rows,
         budget=config.budget(),
         config=config.search,
         training=config.training,
         out=run_dir,
         command=shlex.join(["bertwright", "run", str(run_dir / "recipe.yaml"), "--out", "AGAIN"]),
+        helper_command=HELPER_COMMAND,
     )
     extras = {
         **result.extras,
-        "title": f"Compression of {model}",
+        "title": f"Compression of {_saved_model(config)}",
         "data": {
-            "train": f"{config.data} ({len(train):,} rows)",
-            "dev": f"{config.eval_data or 'held out of it'} ({len(dev):,} rows)",
-            **({} if test is None else {"judged by": _where_judged(config, test)}),
+            "train": f"{config.data} ({len(rows.train):,} rows)",
+            "dev": f"{config.eval_data or 'held out of it'} ({len(rows.dev):,} rows)",
+            **({} if rows.test is None else {"judged by": _where_judged(config, rows.test)}),
         },
         "recipe": config_to_dict(config),
     }
