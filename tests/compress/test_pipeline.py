@@ -81,6 +81,11 @@ def test_the_report_gets_curves_confusion_and_disagreements(searched, rows):
     assert any("eval_accuracy" in row for row in extras["curves"]["teacher"])
     for counts in (extras["confusion"]["teacher"], extras["confusion"]["chosen"]):
         assert sum(map(sum, counts)) == len(rows.test)
+    for bins in (extras["calibration"]["teacher"], extras["calibration"]["chosen"]):
+        assert sum(one["rows"] for one in bins) == len(rows.test)
+        assert all(0 <= one["right"] <= 1 and 0.5 <= one["sure"] <= 1 for one in bins)
+    found = extras["importance"]
+    assert len(found["layers"]) == len(found["neurons"]) == len(found["heads"]) == 4
     for row in extras["disagreements"]:
         assert row["teacher"] != row["chosen"] and row["text"] in rows.test.texts()
 

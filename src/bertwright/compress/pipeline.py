@@ -29,6 +29,7 @@ from bertwright.compress.budget import Budget, Choice, choose_candidate
 from bertwright.compress.candidates import StudentPlan, plan_students
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.frontier import find_frontier, summarise_seeds
+from bertwright.compress.importance import measure_importance
 from bertwright.compress.record import TEACHER, report_extras, test_record
 from bertwright.compress.rounds import Rounds
 from bertwright.compress.starts import starts_by_depth
@@ -178,6 +179,7 @@ def search(
     if rows.test is not None and reference is not None:
         shown = (rows.test, reference, judged[chosen.name])
     extras = report_extras(*shown, tried.students, teacher_dir)
+    extras["importance"] = measure_importance(teacher, context.train_rows, task)
     extras["notes"] = [note] if note else []
     return SearchResult(frontier=frontier, extras=extras, choice=choice)
 

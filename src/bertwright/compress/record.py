@@ -19,6 +19,8 @@ __all__ = ["BASELINE", "TEACHER", "candidate_record", "report_extras", "test_rec
 
 TEACHER = "teacher"
 BASELINE = "pipeline"
+NUM_BINS = 10
+"""Of sureness."""
 
 
 def candidate_record(
@@ -75,8 +77,8 @@ def report_extras(
 ) -> dict[str, Any]:
     """Return what the report shows and frontier.json leaves out.
 
-    Training curves by student, confusion counts of the teacher and the chosen model, and the rows
-    on which these two differ.
+    Training curves by student; of the teacher and the chosen model confusion counts, how often they
+    are right by how sure they are, and the rows on which they differ.
 
     Args:
         rows: that were answered.
@@ -92,6 +94,7 @@ def report_extras(
     return {
         "curves": curves,
         "confusion": _confusion(reference, chosen),
+        "calibration": _calibration(reference, chosen),
         "disagreements": _disagreements(rows, reference, chosen),
     }
 
@@ -114,6 +117,26 @@ def _confusion(reference: Scores, chosen: Scores) -> dict[str, Any] | None:
         return confusion_counts(truths, answers, len(names)).tolist()
 
     return {"labels": list(names), "teacher": counts(reference), "chosen": counts(chosen)}
+
+
+def _calibration(reference: Scores, chosen: Scores) -> dict[str, list[dict[str, float]]] | None:
+    """Return mean sureness, share right and rows, by tenths of sureness; None without any."""
+    found = {}
+    for name, scores in (("teacher", reference), ("chosen", chosen)):
+        sure = np.array([np.nan if one is None else one for one in scores.sureness])
+        if not set(scores.truths) <= set(scores.label_names) or np.isnan(sure).any():
+            return None
+        right = np.array(scores.answers) == np.array(scores.truths)
+        tenths = np.minimum((sure * NUM_BINS).astype(int), NUM_BINS - 1)
+        found[name] = [
+            {
+                "sure": float(sure[tenths == one].mean()),
+                "right": float(right[tenths == one].mean()),
+                "rows": int((tenths == one).sum()),
+            }
+            for one in np.unique(tenths)
+        ]
+    return found
 
 
 def _disagreements(judging: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:

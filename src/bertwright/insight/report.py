@@ -9,6 +9,7 @@ from typing import Any
 
 from bertwright.evaluate.evaluate import as_judged
 from bertwright.insight.answers import confusion_view, disagreement_view
+from bertwright.insight.calibration import calibration_view
 from bertwright.insight.charts import (
     SHAPES,
     Plot,
@@ -18,7 +19,9 @@ from bertwright.insight.charts import (
     marker_path,
 )
 from bertwright.insight.formats import milliseconds, p_value, score_formatter, share
+from bertwright.insight.importance import importance_view
 from bertwright.insight.pages import render_page
+from bertwright.insight.steps import speed_steps
 
 __all__ = ["render_report"]
 
@@ -50,7 +53,9 @@ def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: 
             `reason`) and `seeds` (as `summarise_seeds` returns); a candidate may have `p_value`
             (against the teacher, by the test that `p_test` names) and `dropped` (the reason).
         extras: any of `curves` {name: rows of metrics.jsonl}, `confusion` {"labels", "teacher",
-            "chosen"} with counts [true][predicted], `disagreements` [{"text", "label", "teacher",
+            "chosen"} with counts [true][predicted], `calibration` {"teacher", "chosen"} with bins
+            of `sure`, `right` and `rows`, `importance` as `importance_view` takes it,
+            `disagreements` [{"text", "label", "teacher",
             "chosen", "teacher_score", "chosen_score"}] with an optional `text_b`, `data`
             {words: value}, `notes` [words], `title`.
         path: where the page goes; written whole or not at all.
@@ -101,6 +106,9 @@ def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str
         "dropped": _dropped(frontier),
         "seeds": frontier.get("seeds") or extras.get("seeds") or [],
         "curves": _curve_plots(extras.get("curves") or {}, scored, teacher, chosen, primary),
+        "steps": speed_steps(chosen, scored, teacher, baseline),
+        "importance": importance_view(extras.get("importance")),
+        "calibration": calibration_view(extras.get("calibration")),
         "confusion": confusion_view(extras.get("confusion")),
         "disagreements": disagreement_view(extras.get("disagreements")),
         "data": extras.get("data") or {},
