@@ -178,6 +178,8 @@ def _checks(budget: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list
             continue
         if constraint == "keep" and budget.get("confident"):
             key, words = "kept_low", f"{words}, lower end of the 95% interval"
+        if f"search_{key}" in found:
+            words += ", by the rows that choose"
         value, limit = found.get(f"search_{key}", found.get(key)), budget[constraint]
         met = value is not None and (value >= limit if sense == "at least" else value <= limit)
         checks.append(
