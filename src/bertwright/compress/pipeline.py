@@ -154,34 +154,35 @@ def search(
 
     judged, reference = bench.judge(tried.compiled), bench.judging_teacher()
     candidates, baseline = tried.candidates, tried.baseline
-    if reference is not None:
-        candidates = [c | test_record(judged[c["name"]], reference) for c in candidates]
-        baseline = baseline | test_record(reference)
-    frontier = {
-        "budget": asdict(budget) | {"prefer": config.prefer},
-        "machine": machine(),
-        "versions": versions(),
-        "command": command,
-        "teacher": _teacher_record(candidates),
-        "baseline": baseline,
-        "candidates": candidates,
-        "frontier": find_frontier(list(map(as_judged, candidates))),
-        "chosen": choice.name,
-        "reason": choice.reason,
-        "met": choice.met,
-        "failed_constraints": [v.to_json() for v in choice.violations],
-        "dropped": tried.left_out,
-        "seeds": summarise_seeds(candidates),
-    }
-    _keep_chosen(chosen, tried.students, teacher_dir, out)
-    write_json(out / "frontier.json", frontier)
     shown = (rows.dev, bench.teacher_scores(), chosen.scores)
     if rows.test is not None and reference is not None:
+        candidates = [c | test_record(judged[c["name"]], reference) for c in candidates]
+        baseline = baseline | test_record(reference)
         shown = (rows.test, reference, judged[chosen.name])
+    _keep_chosen(chosen, tried.students, teacher_dir, out)
+    frontier = {
+        "budget": asdict(budget) | {"prefer": config.prefer},
+        **{"machine": machine(), "versions": versions(), "command": command},
+        **{"teacher": _teacher_record(candidates), "baseline": baseline},
+        **{"candidates": candidates, "frontier": find_frontier(list(map(as_judged, candidates)))},
+        **_choice_record(choice),
+        **{"dropped": tried.left_out, "seeds": summarise_seeds(candidates)},
+    }
+    write_json(out / "frontier.json", frontier)
     extras = report_extras(*shown, tried.students, teacher_dir)
     extras["importance"] = measure_importance(teacher, context.train_rows, task)
     extras["notes"] = [note] if note else []
     return SearchResult(frontier=frontier, extras=extras, choice=choice)
+
+
+def _choice_record(choice: Choice) -> dict[str, Any]:
+    """Return a choice as frontier.json has it."""
+    return {
+        "chosen": choice.name,
+        "reason": choice.reason,
+        "met": choice.met,
+        "failed_constraints": [one.to_json() for one in choice.violations],
+    }
 
 
 @dataclass
