@@ -32,8 +32,10 @@ from bertwright.methods.prune.neurons import NeuronPruning, NeuronPruningConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import replace_layers, train_theseus
 from bertwright.models.build import build_task_model, copy_with_layers, copy_with_pooling
+from bertwright.models.encoder import load_tokenizer
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
+from bertwright.models.vocabulary import copy_with_vocabulary
 from bertwright.progress import console
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
@@ -263,17 +265,23 @@ def _train_control(
 
 
 def _untrained(encoder: str, teacher: TaskModel, seed: int) -> TaskModel:
-    """Return an encoder for the teacher's task that has not learned it."""
-    return build_task_model(
+    """Return an encoder for the teacher's task that has not learned it, with its vocabulary."""
+    own = load_tokenizer(encoder)
+    model = build_task_model(
         encoder,
         task=teacher.task,
         labels=teacher.labels,
         config=teacher.config,
         max_length=teacher.max_length,
         seed=seed,
-        tokenizer=teacher.tokenizer,
+        tokenizer=own or teacher.tokenizer,
         outputs=teacher.outputs,
     )
+    assert teacher.tokenizer is not None
+    if own is not None and own.get_vocab() != teacher.tokenizer.get_vocab():
+        return copy_with_vocabulary(model, teacher.tokenizer)
+    model.tokenizer = teacher.tokenizer
+    return model
 
 
 def _student_of(
