@@ -34,7 +34,7 @@ demo: setup ## Fine-tune, compress, measure, choose: the whole road on built-in 
 	$(BIN)/bertwright demo
 
 test: setup ## Run the tests (minutes; no network, no GPU)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: setup ## Run the long tests (memory of a million rows, kill and resume at length)
 	$(BIN)/python -m pytest -m slow --timeout 1800

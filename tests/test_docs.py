@@ -27,6 +27,7 @@ LIMITS = {
     "max_rows": 240,
     "max_steps": 2,
     "depths": (2,),
+    "students": ("distil",),
     "engines": ("torch",),
     "repeats": 1,
     "measure_rows": 20,

@@ -26,6 +26,7 @@ __all__ = [
     "NonFiniteLossError",
     "ParityError",
     "RowTooLongError",
+    "TimeUpError",
     "UnknownChoiceError",
     "UnknownLabelError",
     "UnsupportedFamilyError",
@@ -166,6 +167,10 @@ class NonFiniteLossError(BertwrightError):
             f"the {what} became {value} at step {step}; rows of that batch: {shown}.{saved}",
             hint="look at these rows, lower --lr, or turn bf16 off with --precision fp32",
         )
+
+
+class TimeUpError(BertwrightError):
+    """The time that was given is over; what was done is saved, and can be resumed."""
 
 
 class ParityError(BertwrightError):

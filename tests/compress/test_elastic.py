@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ from bertwright.compress.config import SearchConfig
 from bertwright.compress.elastic import ElasticSize, cut_size, promising, size_plans
 from bertwright.compress.pipeline import search
 from bertwright.errors import ConfigError, UsageError
-from bertwright.evaluate.measure import Measurement
 from bertwright.models.build import build_task_model, copy_with_layers
 from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.models.widths import LayerWidths, widths_of
 from compress.conftest import SEARCH, TRAINING
+from compress.fakes import measured_alike
 
 
 def size(layers: int, kept: float, speed: float, latency: float = 1.0) -> ElasticSize:
@@ -84,15 +84,6 @@ def priced_by_heads(request, _) -> dict:
         for layers, heads, _ in request["models"]
     ]
     return {"seconds": [times] * len(request["streams"]), "text_s": 1e-6, "text_one_s": 1e-6}
-
-
-def measured_alike(targets, rows, **options) -> list[Measurement]:
-    """Every target answers at once: what is measured is tested elsewhere."""
-    facts = dict.fromkeys((f.name for f in fields(Measurement) if f.type == "float"), 1.0)
-    return [
-        Measurement(name=one.name, engine="torch", precision="fp32", repeats=1, **facts)
-        for one in targets
-    ]
 
 
 def test_a_search_with_elastic_students(teacher_dir, rows, tmp_path, monkeypatch):

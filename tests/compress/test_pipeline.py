@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from bertwright.compress import pipeline
+from bertwright.compress import pipeline, rounds
 from bertwright.compress.bench import baseline_target
-from bertwright.compress.budget import Budget
+from bertwright.compress.budget import Budget, choose_candidate
 from bertwright.compress.candidates import StudentPlan
 from bertwright.compress.config import SearchConfig
+from bertwright.compress.frontier import find_frontier
 from bertwright.compress.pipeline import _asked_for, search
 from bertwright.compress.students import StudentContext, train_half, train_whole
+from bertwright.compress.team import ALONE
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.engines.base import EngineSpec
 from bertwright.errors import ConfigError, NonFiniteLossError, UsageError
-from bertwright.evaluate.evaluate import EVALUATE_KEYS
+from bertwright.evaluate.evaluate import EVALUATE_KEYS, as_judged
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.models.build import build_task_model
 from bertwright.models.task_model import ModelConfig, TaskModel
@@ -78,9 +80,30 @@ def test_the_report_gets_curves_confusion_and_disagreements(searched, rows):
     assert {"teacher", "control-2L"} <= set(extras["curves"])
     assert any("eval_accuracy" in row for row in extras["curves"]["teacher"])
     for counts in (extras["confusion"]["teacher"], extras["confusion"]["chosen"]):
-        assert sum(map(sum, counts)) == len(rows.dev)
+        assert sum(map(sum, counts)) == len(rows.test)
+    for bins in (extras["calibration"]["teacher"], extras["calibration"]["chosen"]):
+        assert sum(one["rows"] for one in bins) == len(rows.test)
+        assert all(0 <= one["right"] <= 1 and 0.5 <= one["sure"] <= 1 for one in bins)
+    found = extras["importance"]
+    assert len(found["layers"]) == len(found["neurons"]) == len(found["heads"]) == 4
     for row in extras["disagreements"]:
-        assert row["teacher"] != row["chosen"] and row["text"] in rows.dev.texts()
+        assert row["teacher"] != row["chosen"] and row["text"] in rows.test.texts()
+
+
+def test_what_judges_is_told_of_every_candidate_and_chooses_nothing(searched, rows):
+    frontier = searched[1].frontier
+    for candidate in frontier["candidates"]:
+        model = candidate["name"].partition("@")[0]
+        judged = as_judged(candidate)
+        assert (judged["num_rows"], judged["search_num_rows"]) == (len(rows.test), len(rows.dev))
+        assert judged["score"] == candidate["test_metrics"]["accuracy"]
+        assert judged["search_kept"] == candidate["kept"]
+        assert model != "teacher" or judged["kept"] == 1.0
+    assert as_judged(frontier["baseline"])["num_rows"] == len(rows.test)
+    assert frontier["frontier"] == find_frontier(list(map(as_judged, frontier["candidates"])))
+    chosen_by = [{k: v for k, v in c.items() if "test" not in k} for c in frontier["candidates"]]
+    budget = {k: v for k, v in frontier["budget"].items() if k != "prefer"}
+    assert choose_candidate(chosen_by, Budget(**budget)).name == frontier["chosen"]
 
 
 @pytest.mark.slow  # the command's own test asks a search anew as well
@@ -222,12 +245,13 @@ def test_a_student_whose_loss_breaks_is_dropped_with_its_reason(monkeypatch):
     def train(plan, context):
         if plan == bad:
             raise NonFiniteLossError(math.nan, 7, [3])
-        return plan
+        return SimpleNamespace(plan=plan, score=0.5)
 
-    monkeypatch.setattr(pipeline, "train_whole", train)
-    dropped: dict[StudentPlan, str] = {}
-    assert pipeline._train_rest([bad, good], None, dropped) == [good]
-    assert list(dropped) == [bad] and "step 7" in dropped[bad]
+    monkeypatch.setattr(rounds, "train_whole", train)
+    context: Any = None
+    training = rounds.Rounds(context, ALONE, math.inf, {})
+    assert [student.plan for student in training.whole([bad, good])] == [good]
+    assert list(training.dropped) == [bad] and "step 7" in training.dropped[bad]
 
 
 def test_a_teacher_without_a_stock_form_is_its_own_baseline(teacher_dir, tmp_path):
@@ -278,9 +302,9 @@ def test_other_seeds_are_of_the_chosen_depth_or_where_the_teacher_is_chosen_of_t
     assert pipeline._student_to_repeat(alone, teacher) is None
 
 
-@pytest.mark.parametrize("option", ["--eval-data", "--test-data"])
+@pytest.mark.parametrize("verb", ["choose", "judge"])
 def test_a_teacher_that_scores_nothing_is_refused_before_training(
-    option, rows, teacher_dir, tmp_path
+    verb, rows, teacher_dir, tmp_path
 ):
     """Rows of which every label is the other one, so that nothing is right."""
     model = TaskModel.load(teacher_dir)
@@ -293,8 +317,8 @@ def test_a_teacher_that_scores_nothing_is_refused_before_training(
             for text, guess in zip(rows.dev.texts(), right.tolist(), strict=True)
         ]
     )
-    parts = replace(rows, **({"dev": wrong} if option == "--eval-data" else {"test": wrong}))
-    with pytest.raises(UsageError, match=f"accuracy on {option} is 0.0000: no share"):
+    parts = replace(rows, **({"dev": wrong} if verb == "choose" else {"test": wrong}))
+    with pytest.raises(UsageError, match=f"rows to {verb} by is 0.0000: no share"):
         search(
             teacher_dir,
             parts,

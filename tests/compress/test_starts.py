@@ -9,13 +9,15 @@ import torch
 
 from bertwright.compress.candidates import StudentPlan
 from bertwright.compress.starts import starts_by_depth
-from bertwright.compress.students import StudentContext, _student_of, train_whole
+from bertwright.compress.students import StudentContext, _student_of, _untrained, train_whole
 from bertwright.data.tokenise import tokenise
-from bertwright.errors import ConfigError
+from bertwright.errors import ConfigError, UsageError
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
+from bertwright.methods.prune.vocabulary import VocabularyTrimming, VocabularyTrimmingConfig
 from bertwright.models.build import copy_with_layers
 from bertwright.models.encoder import load_encoder
 from bertwright.models.task_model import TaskModel
+from bertwright.models.vocabulary import copy_with_vocabulary
 from bertwright.training.config import TrainingConfig
 from tiny import tiny_encoder
 
@@ -91,3 +93,27 @@ def test_what_cannot_be_a_start_is_refused_with_the_reason(teacher, teacher_dir,
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="its vocabulary is not the teacher's"):
         starts_by_depth([str(tmp_path)], teacher)
+
+
+def test_students_of_a_trimmed_teacher_read_with_its_pieces(teacher, start, rows, tmp_path):
+    """A control that looked the teacher's ids up in the whole table would read other words."""
+    encoded = tokenise(rows.train, teacher.tokenizer, max_length=16)
+    options = VocabularyTrimmingConfig(characters=False)
+    trimmed = VocabularyTrimming(options).apply(teacher, encoded)
+    assert len(trimmed.tokenizer) < len(teacher.tokenizer)
+    starts = starts_by_depth([start], trimmed)
+    context = make_context(trimmed, rows, tmp_path, starts)
+    texts, read = rows.train.texts()[:8], ("input_ids", "attention_mask")
+    for encoder in (context.base_model, starts[2]):
+        logits = []
+        for one in (trimmed, teacher):
+            model = _untrained(encoder, one, 0)
+            assert model.tokenizer.get_vocab() == one.tokenizer.get_vocab()
+            inputs = one.tokenizer(texts, padding=True, return_tensors="pt")
+            with torch.no_grad():
+                logits.append(model(**{name: inputs[name] for name in read}).logits)
+        assert torch.equal(*logits)
+    control = train_whole(StudentPlan(2, "control", 0), context)
+    assert len(TaskModel.load(control.model_dir).tokenizer) == len(trimmed.tokenizer)
+    with pytest.raises(UsageError, match="not a part of that of"):
+        copy_with_vocabulary(trimmed, teacher.tokenizer)

@@ -79,8 +79,9 @@ def test_left_padding_is_refused(engine: str, saved: Callable[..., Path], tmp_pa
         session(np.array([[0, 2, 3]]), np.array([[0, 1, 1]]))
 
 
-def test_run_many_keeps_the_order(saved: Callable[..., Path], tmp_path: Path) -> None:
-    compile_model(saved(), "openvino:fp32", tmp_path / "out", threads=1)
+@pytest.mark.parametrize("engine", GRAPH_ENGINES)
+def test_run_many_keeps_the_order(engine: str, saved: Callable[..., Path], tmp_path: Path) -> None:
+    compile_model(saved(), f"{engine}:fp32", tmp_path / "out", threads=1)
     batches = list(random_parity_batches(TaskModel.load(saved())).padded) * 5
     one = open_session(tmp_path / "out", threads=1)
     several = open_session(tmp_path / "out", threads=2, streams=2)
@@ -90,6 +91,10 @@ def test_run_many_keeps_the_order(saved: Callable[..., Path], tmp_path: Path) ->
         assert len(found) == len(expected) == 15
         for left, right in zip(found, expected, strict=True):
             np.testing.assert_allclose(left, right, atol=1e-5)
+    left = batches[0] | {"attention_mask": np.zeros_like(batches[0]["attention_mask"])}
+    with pytest.raises(ValueError, match="right"):
+        list(several.run_many([batches[0], left]))
+    for session in (one, several):
         session.close()
 
 

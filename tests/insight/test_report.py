@@ -6,6 +6,7 @@ import copy
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,6 +179,42 @@ def test_the_test_against_the_teacher_is_named(tmp_path: Path) -> None:
         "Test against the teacher (paired bootstrap): p = "
         in render(tmp_path, frontier, {})[1].text
     )
+
+
+def judged(frontier: dict[str, Any], kept: float) -> dict[str, Any]:
+    """Give all of it scores on 500 other rows, the chosen one this share of the teacher's."""
+    facts = {"test_num_rows": 500, "test_score_low": 0.7, "test_score_high": 0.9}
+    for one in (*frontier["candidates"], frontier["teacher"], frontier["baseline"]):
+        share = kept if one.get("name") == frontier["chosen"] else 0.9
+        score = share * 0.8
+        one |= facts | {"test_score": score, "test_metrics": {"accuracy": score}}
+        if "kept" in one:
+            one |= {"test_kept": share, "test_kept_low": share - 0.02, "test_kept_high": 1.0}
+            one["test_p_value"] = 0.5
+    return frontier
+
+
+def test_scores_are_those_of_the_rows_that_the_search_did_not_use(tmp_path: Path) -> None:
+    frontier = judged(make_frontier(), 0.9123)
+    chosen = next(c for c in frontier["candidates"] if c["name"] == frontier["chosen"])
+    page = render(tmp_path, frontier, {})[1]
+    lead = page.text.partition("Asked and chosen")[0]
+    assert "keeps 91.2%" in lead and "500 rows that the search did not use" in lead
+    assert f"chose by 872 others, on which {chosen['name']} keeps {chosen['kept']:.1%}" in lead
+    budget = page.text.partition("Met")[2].partition("Throughput")[0]
+    assert f"{100 * chosen['kept']:.2f}".rstrip("0") in budget and "✓" in budget
+    assert "That is less than the 98% asked for" in page.text
+    assert f"{chosen['score']:.1%}"[:-1] not in page.text
+
+
+def test_the_lower_end_is_what_a_confident_budget_is_checked_by(tmp_path: Path) -> None:
+    frontier = make_frontier()
+    chosen = next(c for c in frontier["candidates"] if c["name"] == frontier["chosen"])
+    frontier["budget"]["confident"] = True
+    text = render(tmp_path, frontier, {})[1].text
+    row = text.partition("lower end of the 95% interval")[2][:60]
+    assert f"{100 * chosen['kept_low']:.2f}" in row and "✗ no" in row
+    assert "confident" not in text.partition("Also:")[2][:40]
 
 
 def test_a_baseline_in_torch_is_not_called_a_pipeline(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from bertwright.data.batching import collate, plan_batches
-from bertwright.errors import ConfigError, DataError, NonFiniteLossError
+from bertwright.errors import ConfigError, DataError, NonFiniteLossError, TimeUpError
 from bertwright.tasks import find_task
+from bertwright.training import deadline
 from bertwright.training.config import TrainingConfig
 from bertwright.training.evaluation import compute_logits, evaluate_model
 from bertwright.training.hooks import EVENTS, Hook, RunState
@@ -307,6 +308,29 @@ def test_max_steps_spans_the_schedule_and_minutes_end_the_run(make_rows, make_mo
     config = options(minutes=1e-6)
     result = train(make_model(), rows, make_rows(8, 1), task=TASK, config=config, run_dir=tmp_path)
     assert result.steps == 1 and result.stopped == "time limit" and result.best_score is not None
+
+
+def test_a_run_whose_moment_has_passed_is_saved_and_goes_on_to_the_same_weights(
+    make_rows, make_model, tmp_path
+):
+    rows, config = make_rows(48), options(max_steps=6)
+    whole, broken = make_model(), make_model()
+    train(whole, rows, None, task=TASK, config=config, run_dir=tmp_path / "whole")
+
+    def at_three(state: RunState) -> None:
+        if state.step == 3:
+            deadline._MOMENT.set(0.0)
+
+    common = {"task": TASK, "config": config, "run_dir": tmp_path / "broken"}
+    with deadline.until(math.inf), pytest.raises(TimeUpError, match="after 3 of 6 steps"):
+        train(broken, rows, None, hooks=[Watch("on_step", at_three)], **common)
+    assert not deadline.time_is_up(), "the moment was the block's"
+    again = make_model()
+    idle = Watch("on_step", lambda state: None)
+    result = train(again, rows, None, resume=True, hooks=[idle], **common)
+    assert result.steps == 6 and len(read_journal(tmp_path / "broken")) == 6
+    for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def poison(step: int):

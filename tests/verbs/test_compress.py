@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import bertwright
 from bertwright.cli.main import main
-from bertwright.errors import ConfigError
+from bertwright.data.load import load_rows
+from bertwright.errors import ConfigError, DataError
+from bertwright.tasks import find_task
+from bertwright.verbs.compress import CompressConfig, _rows_that_judge
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +59,6 @@ def test_asked_anew_nothing_is_trained_and_an_impossible_budget_ends_with_1(sear
     out, _ = searched
     models = {p: p.stat().st_mtime_ns for p in out.glob("students/*/model/*")}
     assert models
-    status = main(["run", str(out), "--resume"])
-    assert status == 0
     recipe = out / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8")
     recipe.write_text(text.replace("max_size_mb: null", "max_size_mb: 0.001"), encoding="utf-8")
@@ -76,7 +78,26 @@ def test_what_students_depend_on_may_not_change(searched, teacher, data):
         )
 
 
-@pytest.mark.parametrize("option", [{"keep": 1.5}, {"min_speedup": 0.0}, {"seeds": 0}])
+def test_without_test_data_a_part_of_the_rows_to_choose_by_judges(data, teacher, tmp_path):
+    options = {"model": str(teacher), "data": data["train"], "out": str(tmp_path)}
+    config = CompressConfig(**options, judge_share=0.25)
+    dev = load_rows(data["dev"])
+    chooses, judges = _rows_that_judge(config, dev, find_task("classify"), dev.labels)
+    assert judges is not None and (len(chooses), len(judges)) == (45, 15)
+    assert sorted(chooses.texts() + judges.texts()) == sorted(dev.texts())
+    whole = _rows_that_judge(replace(config, judge_share=0), dev, find_task("classify"), dev.labels)
+    assert whole == (dev, None)
+    given = replace(config, test_data=data["test"])
+    chooses, judges = _rows_that_judge(given, dev, find_task("classify"), dev.labels)
+    assert chooses is dev and judges is not None and len(judges) == 60
+    with pytest.raises(DataError, match="--judge-share 0") as caught:
+        _rows_that_judge(config, dev.select([0, 1]), find_task("classify"), dev.labels)
+    assert "too few" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option", [{"judge_share": 1.0}, {"keep": 1.5}, {"min_speedup": 0.0}, {"seeds": 0}]
+)
 def test_impossible_options_are_named(teacher, data, tmp_path, option):
     (name,) = option
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
@@ -103,7 +124,7 @@ def test_narrow_and_small_students_and_more_rows_are_searched(teacher, data, tmp
         depths=(2,),
         narrow=("heads=0.5",),
         small=("static",),
-        students=("control", "distil"),
+        students=("distil",),
         engines=("torch",),
         precisions=("fp32",),
         generate="1",
@@ -116,7 +137,7 @@ def test_narrow_and_small_students_and_more_rows_are_searched(teacher, data, tmp
     )
     found = {c["name"].partition("@")[0]: c for c in result.frontier["candidates"]}
     sizes = ("2L", "4L-h50", "static")
-    assert set(found) == {"teacher", *(f"{m}-{s}" for m in ("control", "distil") for s in sizes)}
+    assert set(found) == {"teacher", *(f"distil-{size}" for size in sizes)}
     assert {c["shape"] for c in found.values()} == {"4L", *sizes}
     assert found["distil-4L-h50"]["parameters"] < found["teacher"]["parameters"]
     assert found["distil-static"]["layers"] == 0

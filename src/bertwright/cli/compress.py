@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from bertwright.cli.tables import format_parameters, format_speed, print_rows, remark
+from bertwright.evaluate.evaluate import as_judged
 from bertwright.verbs.compress import CompressResult
 
 __all__ = ["show"]
@@ -35,10 +36,10 @@ def show(result: CompressResult, *, as_json: bool = False) -> int:
     """
     found = result.frontier
     best = set(found["frontier"]) | {found["chosen"]}
-    candidates = sorted(found["candidates"], key=lambda c: -c["throughput_texts_s"])
+    candidates = sorted(map(as_judged, found["candidates"]), key=lambda c: -c["throughput_texts_s"])
     shown = [c for c in candidates if c["name"] in best]
     rows = [_row(candidate, found["chosen"]) for candidate in shown]
-    rows.append(_row({**found["baseline"], "name": "baseline: pipeline"}, ""))
+    rows.append(_row({**as_judged(found["baseline"]), "name": "baseline: pipeline"}, ""))
     print_rows(HEADERS, rows, spare=SPARE)
     remark(
         f"{len(candidates)} candidates measured; above are those that no other beats in both score "
@@ -54,12 +55,13 @@ def show(result: CompressResult, *, as_json: bool = False) -> int:
                 f"{missed['value']:.4g} (off by {missed['excess']:.1%})"
             )
         remark(f"nearest: {escape(found['chosen'])}. {escape(found['reason'])}")
-    if "test_kept" in result.chosen:
-        chosen = result.chosen
+    chosen = as_judged(result.chosen)
+    if "search_kept" in chosen:
         remark(
-            f"on {chosen['test_num_rows']:,} test rows it scores {chosen['test_score']:.4f} and "
-            f"keeps {chosen['test_kept']:.1%} (95%: {chosen['test_kept_low']:.1%} to "
-            f"{chosen['test_kept_high']:.1%}) of the teacher's score"
+            f"scores are of {chosen['num_rows']:,} rows that the search did not use: there it "
+            f"keeps {chosen['kept']:.1%} (95%: {chosen['kept_low']:.1%} to "
+            f"{chosen['kept_high']:.1%}) of the teacher's score, and {chosen['search_kept']:.1%} "
+            f"on the {chosen['search_num_rows']:,} that it was chosen by"
         )
     remark(f"report: [cyan]{escape(str(result.report))}[/]")
     remark(f"next: bertwright predict --model {escape(str(result.run_dir))} --input FILE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,13 +95,14 @@ def compile_all(
     dev: Rows,
     tolerance_points: float,
     threads: int | None,
+    deadline: float,
 ) -> tuple[list[CompiledModel], dict[str, str]]:
-    """Compile and score every model under every spec.
+    """Compile and score every model under every spec, up to a deadline.
 
     Artifacts of an earlier, broken-off search are used again.
 
     Returns:
-        What was compiled, and what was refused: name -> reason.
+        What was compiled, and what was refused or came too late: name -> reason.
     """
     done: list[CompiledModel] = []
     refused: dict[str, str] = {}
@@ -108,6 +110,9 @@ def compile_all(
         for spec in specs:
             name = f"{model.name}@{spec}"
             place = folder / model.name / str(spec).replace(":", "-")
+            if time.monotonic() >= deadline:
+                refused[name] = "no time was left to compile it"
+                continue
             try:
                 _compile_once(
                     model.model_dir,

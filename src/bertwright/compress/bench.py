@@ -15,7 +15,7 @@ from bertwright.compress.artifacts import (
 )
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.measuring import measure_beside_baseline
-from bertwright.compress.record import BASELINE, TEACHER, candidate_record, test_record
+from bertwright.compress.record import BASELINE, candidate_record
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.base import EngineSpec
@@ -23,7 +23,7 @@ from bertwright.errors import ParityError, UnsupportedRoleError, UsageError
 from bertwright.evaluate.evaluate import Scores, evaluation_record, sample_rows
 from bertwright.evaluate.measure import Target
 from bertwright.models.export import export_transformers
-from bertwright.progress import console
+from bertwright.progress import Progress, console
 from bertwright.tasks import Task
 
 __all__ = ["REFERENCE", "Bench", "SearchRows", "baseline_target"]
@@ -39,7 +39,7 @@ class SearchRows:
     train: Rows
     dev: Rows
     test: Rows | None = None
-    """Chooses nothing and is only reported."""
+    """Judges: chooses nothing, and the report's scores are of these."""
     transfer: Rows | None = None
     """What students learn from in place of `train`: with rows that the teacher answered."""
 
@@ -60,9 +60,9 @@ class Bench:
     """Where artifacts and scores are kept."""
 
     def compile(
-        self, models: Sequence[ModelToCompile], specs: Sequence[EngineSpec]
+        self, models: Sequence[ModelToCompile], specs: Sequence[EngineSpec], *, deadline: float
     ) -> tuple[list[CompiledModel], dict[str, str]]:
-        """Return each model in each engine, and what was refused, with the reason."""
+        """Return each model in each engine, and what was left out, with the reason."""
         return compile_all(
             models,
             specs,
@@ -72,6 +72,7 @@ class Bench:
             dev=self.rows.dev,
             tolerance_points=self.config.tolerance_points,
             threads=self.threads,
+            deadline=deadline,
         )
 
     def teacher_scores(self) -> Scores:
@@ -84,14 +85,12 @@ class Bench:
         Raises:
             UsageError: it scores nothing on the rows to choose by, or to report on.
         """
-        scored = {"--eval-data": self.teacher_scores()}
-        if self.rows.test is not None:
-            scored["--test-data"] = self._torch_scores(self.rows.test, "teacher-torch.test.npz")
-        for option, scores in scored.items():
-            if not scores.score > 0:
+        scored = {"choose": self.teacher_scores(), "judge": self.judging_teacher()}
+        for verb, scores in scored.items():
+            if scores is not None and not scores.score > 0:
                 raise UsageError(
-                    f"the teacher's {scores.primary} on {option} is {scores.score:.4f}: "
-                    "no share of it can be kept",
+                    f"the teacher's {scores.primary} on the {len(scores):,} rows to {verb} by is "
+                    f"{scores.score:.4f}: no share of it can be kept",
                     hint="train the teacher further, or look at what these rows hold",
                 )
 
@@ -118,24 +117,26 @@ class Bench:
         beside = evaluation_record(reference, measured.baseline)
         return candidates, {**beside, "name": BASELINE, "speedup": 1.0}, measured.failed
 
-    def test_scores(
-        self, compiled: Sequence[CompiledModel], spec: EngineSpec
-    ) -> dict[str, dict[str, Any]]:
-        """Return test figures of the teacher in `REFERENCE`, and of all models in one engine.
-
-        They are empty when there are no test rows.
-        """
+    def judge(self, compiled: Sequence[CompiledModel]) -> dict[str, Scores]:
+        """Return the scores of all models on the rows that judge; none without such rows."""
         test = self.rows.test
         if test is None:
             return {}
-        reference = self._torch_scores(test, "teacher-torch.test.npz")
-        facts = {f"{TEACHER}@{REFERENCE}": test_record(reference, reference)}
-        for model in compiled:
-            if model.spec == spec:
+        found = {}
+        with Progress("judge", total=len(compiled), unit="candidates") as bar:
+            for model in compiled:
                 record = model.artifact_dir.with_suffix(".test.npz")
-                scores = score_artifact(model.artifact_dir, test, model.spec, record, self.threads)
-                facts[model.name] = test_record(scores, reference)
-        return facts
+                found[model.name] = score_artifact(
+                    model.artifact_dir, test, model.spec, record, self.threads
+                )
+                bar.advance()
+        return found
+
+    def judging_teacher(self) -> Scores | None:
+        """Return the scores of the teacher in torch, fp32, on the rows that judge."""
+        if self.rows.test is None:
+            return None
+        return self._torch_scores(self.rows.test, "teacher-torch.test.npz")
 
     def _torch_scores(self, rows: Rows, record: str) -> Scores:
         return score_artifact(self.teacher_dir, rows, REFERENCE, self.folder / record, self.threads)

@@ -60,6 +60,9 @@ class SearchConfig:
     times. Without it: fp32 and int8."""
     prefer: Prefer = "speed"
     """What to have most of among those that meet the budget."""
+    jobs: int = 1
+    """Students trained at the same time, each in a process of its own with its share of the
+    threads; what they share is in trials.sqlite."""
     halving: bool = True
     """Train all students by half first, and drop those that are clearly beaten then."""
     slice_rows: int = 500
@@ -87,6 +90,7 @@ class SearchConfig:
             small_of(spec)
         require(self.tolerance_points >= 0, "tolerance_points", self.tolerance_points, "at least 0")
         for name in (
+            "jobs",
             "elastic_sizes",
             "slice_rows",
             "seeds",

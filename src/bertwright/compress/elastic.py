@@ -40,6 +40,7 @@ __all__ = [
     "promising",
     "size_plans",
     "supernet_of",
+    "supernet_plan",
 ]
 
 METHOD = "elastic"
@@ -72,13 +73,17 @@ class ElasticSize:
         }
 
 
+def supernet_plan(context: StudentContext, seed: int) -> StudentPlan:
+    """Return the whole of a supernet as a student."""
+    return StudentPlan(context.teacher.roles.num_layers, METHOD, seed)
+
+
 def supernet_of(context: StudentContext, seed: int) -> Path:
     """Return the folder of the supernet of a seed, trained where it is not there yet."""
     folder = context.folder / (FOLDER if seed == 0 else f"{FOLDER}-s{seed}")
     if not (folder / "model").exists():
         console.print(f"[bold]{folder.name}[/]: all sizes at once")
-        plan = StudentPlan(context.teacher.roles.num_layers, METHOD, seed)
-        rows = context.rows_of(plan)
+        rows = context.rows_of(supernet_plan(context, seed))
         model, _ = train_elastic(
             context.teacher,
             context.teacher,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["find_frontier", "summarise_seeds"]
+if TYPE_CHECKING:
+    from bertwright.compress.students import TrainedStudent
+
+__all__ = ["describe_best", "find_frontier", "summarise_seeds"]
 
 
 def find_frontier(
@@ -30,6 +33,18 @@ def find_frontier(
         )
     ]
     return [c["name"] for c in sorted(kept, key=lambda c: -c[cost])]
+
+
+def describe_best(students: Sequence[TrainedStudent]) -> str:
+    """Return, in a line, the students that no other beats in both size and score, cheap ones first.
+
+    Size is what a plan costs; how fast they are is not measured yet.
+    """
+    facts = [
+        {"name": one.plan.name, "score": one.score, "cheapness": -one.plan.cost} for one in students
+    ]
+    best, scores = find_frontier(facts, cost="cheapness"), {f["name"]: f["score"] for f in facts}
+    return "best so far: " + ", ".join(f"{name} {scores[name]:.4f}" for name in best)
 
 
 def summarise_seeds(candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,18 +7,17 @@ The folder of a search:
     model/              the chosen model, to load and train further
     artifact/           the chosen model compiled for the chosen engine, to predict and serve
     frontier.json       every candidate with what was measured, and the choice
+    trials.sqlite       who trains what, where several processes do; workers/ has what they said
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from bertwright.compress.artifacts import (
     CompiledModel,
@@ -29,24 +28,21 @@ from bertwright.compress.bench import REFERENCE, Bench, SearchRows, baseline_tar
 from bertwright.compress.budget import Budget, Choice, choose_candidate
 from bertwright.compress.candidates import StudentPlan, plan_students
 from bertwright.compress.config import SearchConfig
-from bertwright.compress.elastic import choose_sizes
 from bertwright.compress.frontier import find_frontier, summarise_seeds
-from bertwright.compress.halving import choose_dropped
-from bertwright.compress.record import TEACHER, report_extras
+from bertwright.compress.importance import measure_importance
+from bertwright.compress.record import TEACHER, report_extras, test_record
+from bertwright.compress.rounds import Rounds
 from bertwright.compress.starts import starts_by_depth
-from bertwright.compress.students import (
-    StudentContext,
-    TrainedStudent,
-    train_half,
-    train_whole,
-)
+from bertwright.compress.students import StudentContext, TrainedStudent
+from bertwright.compress.team import ALONE, Team
+from bertwright.compress.timing import divide_time
 from bertwright.data.encode import RowEncoder
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.engines.base import EngineSpec
-from bertwright.errors import ConfigError, NonFiniteLossError, WorkerError
-from bertwright.evaluate.evaluate import sample_rows
-from bertwright.evaluate.machine import machine, versions
+from bertwright.errors import ConfigError, WorkerError
+from bertwright.evaluate.evaluate import as_judged, sample_rows
+from bertwright.evaluate.machine import machine, usable_cores, versions
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import atomic_dir, write_json
 from bertwright.methods.distil.fitted_head import why_not_fitted
@@ -59,9 +55,9 @@ from bertwright.progress import console
 from bertwright.registry import parse_method_spec
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
-from bertwright.training.evaluation import evaluate_model
+from bertwright.training.deadline import until
 
-__all__ = ["SearchResult", "SearchRows", "search"]
+__all__ = ["SearchResult", "SearchRows", "open_context", "search"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,7 @@ def search(
     training: TrainingConfig,
     out: str | Path,
     command: str = "",
+    helper_command: Sequence[str] = (),
 ) -> SearchResult:
     """Search for the smallest, fastest model that keeps what the budget asks; see the module.
 
@@ -90,47 +87,39 @@ def search(
 
     Args:
         teacher_dir: a fine-tuned model or its run directory.
-        rows: to train on, to choose by, and to report on.
+        rows: to train on, to choose by, and to judge by.
         budget: what is asked.
         config: what is tried.
-        training: of each student.
+        training: of each student; its `minutes` are those of the whole search, which chooses among
+            what is done when they are over.
         out: folder of the search.
         command: that repeats it, for the record.
+        helper_command: starts a process that helps with the training, where `config.jobs` asks for
+            some; it is given `out` and what `Team` says.
 
     Raises:
         UsageError: an option does not fit the teacher, or no engine asked for is here.
     """
+    times = divide_time(training.minutes)
+    training = replace(training, minutes=None)
     teacher_dir, out = model_folder(teacher_dir), Path(out)
-    teacher = TaskModel.load(teacher_dir)
-    depth = get_roles(teacher.encoder).num_layers
-    plans = _plan(teacher, config, training.seed)
+    plans = _plan(TaskModel.load(teacher_dir), config, training.seed)
     specs = wanted_specs(config.engines, config.tried_precisions)
-    task = find_task(teacher.task)
-    train_rows = _encode(rows.train, teacher, task.training_encoder)
-    dev_rows = _encode(rows.dev, teacher, task.encoder)
-    context = StudentContext(
-        teacher=teacher,
-        base_model=str(teacher.lineage.get("base_model", teacher_dir)),
-        train_rows=train_rows,
-        dev_rows=dev_rows,
-        distil_methods=[parse_method_spec(spec) for spec in config.distil_specs],
-        training=training,
-        folder=out / "students",
-        transfer_rows=None
-        if rows.transfer is None
-        else _encode(rows.transfer, teacher, task.training_encoder),
-        theseus_lr=config.theseus_lr,
-        small_lr=config.small_lr,
-        starts=starts_by_depth(config.start, teacher),
-    )
+    context = open_context(teacher_dir, rows, config, training, out)
+    teacher, task = context.teacher, find_task(context.teacher.task)
+    depth = get_roles(teacher.encoder).num_layers
+    team = ALONE
+    if helper_command:
+        threads = training.threads or usable_cores()
+        team = Team((*helper_command, str(out)), config.jobs, out, threads)
     baseline, note = baseline_target(task, teacher_dir, teacher.max_length, out / "artifacts")
     bench = Bench(
         task=task,
         teacher_dir=teacher_dir,
         baseline=baseline,
         rows=rows,
-        train_rows=train_rows,
-        dev_rows=dev_rows,
+        train_rows=context.train_rows,
+        dev_rows=context.dev_rows,
         config=config,
         threads=training.threads,
         folder=out / "artifacts",
@@ -138,16 +127,21 @@ def search(
 
     bench.check_teacher()
     console.rule("students", align="left")
-    students, dropped = _train_students(plans, context, config)
-    if "elastic" in config.student_methods and not find_fitted_head(teacher):
-        sample = sample_rows(rows.dev, task, config.measure_rows)
-        students += _train_elastic(context, specs, sample, budget, config, dropped)
+    dropped: dict[StudentPlan, str] = {}
+    train = Rounds(context, team, times.train_until, dropped)
+    with until(times.train_until):
+        students = train.students(plans, config)
+        if "elastic" in config.student_methods and not find_fitted_head(teacher):
+            sample = sample_rows(rows.dev, task, config.measure_rows)
+            students += train.elastic(specs, sample, budget, config)
+    for plan, why in dropped.items():
+        console.print(f"[yellow]{plan.name} left out:[/] {why}")
     console.rule("engines", align="left")
     parameters = sum(p.numel() for p in teacher.parameters())
     as_teacher = ModelToCompile(TEACHER, TEACHER, f"{depth}L", depth, 0, parameters, teacher_dir)
     tried = _Tried(students, {plan.name: why for plan, why in dropped.items()})
     tried.compile([as_teacher], list(dict.fromkeys([REFERENCE, *specs])), bench)
-    tried.compile(list(map(_to_compile, students)), specs, bench)
+    tried.compile(list(map(_to_compile, students)), specs, bench, deadline=times.compile_until)
     console.rule("measuring", align="left")
     tried.measure(bench)
     choice = choose_candidate(_asked_for(tried.candidates, specs), budget, config.prefer)
@@ -155,31 +149,40 @@ def search(
     model = _student_to_repeat(tried, chosen)
     if model is not None and config.seeds > 1:
         console.rule("other seeds", align="left")
-        _try_other_seeds(tried, model, context, config, bench)
+        with until(times.end):
+            _try_other_seeds(tried, model, replace(train, deadline=times.end), config, bench)
 
-    tests = bench.test_scores(tried.compiled, chosen.spec)
-    candidates = [c | tests.get(c["name"], {}) for c in tried.candidates]
+    judged, reference = bench.judge(tried.compiled), bench.judging_teacher()
+    candidates, baseline = tried.candidates, tried.baseline
+    shown = (rows.dev, bench.teacher_scores(), chosen.scores)
+    if rows.test is not None and reference is not None:
+        candidates = [c | test_record(judged[c["name"]], reference) for c in candidates]
+        baseline = baseline | test_record(reference)
+        shown = (rows.test, reference, judged[chosen.name])
+    _keep_chosen(chosen, tried.students, teacher_dir, out)
     frontier = {
         "budget": asdict(budget) | {"prefer": config.prefer},
-        "machine": machine(),
-        "versions": versions(),
-        "command": command,
-        "teacher": _teacher_record(candidates),
-        "baseline": tried.baseline,
-        "candidates": candidates,
-        "frontier": find_frontier(candidates),
+        **{"machine": machine(), "versions": versions(), "command": command},
+        **{"teacher": _teacher_record(candidates), "baseline": baseline},
+        **{"candidates": candidates, "frontier": find_frontier(list(map(as_judged, candidates)))},
+        **_choice_record(choice),
+        **{"dropped": tried.left_out, "seeds": summarise_seeds(candidates)},
+    }
+    write_json(out / "frontier.json", frontier)
+    extras = report_extras(*shown, tried.students, teacher_dir)
+    extras["importance"] = measure_importance(teacher, context.train_rows, task)
+    extras["notes"] = [note] if note else []
+    return SearchResult(frontier=frontier, extras=extras, choice=choice)
+
+
+def _choice_record(choice: Choice) -> dict[str, Any]:
+    """Return a choice as frontier.json has it."""
+    return {
         "chosen": choice.name,
         "reason": choice.reason,
         "met": choice.met,
-        "failed_constraints": [v.to_json() for v in choice.violations],
-        "dropped": tried.left_out,
-        "seeds": summarise_seeds(candidates),
+        "failed_constraints": [one.to_json() for one in choice.violations],
     }
-    _keep_chosen(chosen, tried.students, teacher_dir, out)
-    write_json(out / "frontier.json", frontier)
-    extras = report_extras(rows.dev, bench.teacher_scores(), chosen, tried.students, teacher_dir)
-    extras["notes"] = [note] if note else []
-    return SearchResult(frontier=frontier, extras=extras, choice=choice)
 
 
 @dataclass
@@ -194,9 +197,14 @@ class _Tried:
     baseline: dict[str, Any] = field(default_factory=dict)
 
     def compile(
-        self, models: Sequence[ModelToCompile], specs: Sequence[EngineSpec], bench: Bench
+        self,
+        models: Sequence[ModelToCompile],
+        specs: Sequence[EngineSpec],
+        bench: Bench,
+        *,
+        deadline: float = math.inf,
     ) -> None:
-        compiled, refused = bench.compile(models, specs)
+        compiled, refused = bench.compile(models, specs, deadline=deadline)
         self.compiled += compiled
         self.left_out |= refused
 
@@ -210,70 +218,6 @@ class _Tried:
         self.left_out |= failed
 
 
-def _train_students(
-    plans: Sequence[StudentPlan], context: StudentContext, config: SearchConfig
-) -> tuple[list[TrainedStudent], dict[StudentPlan, str]]:
-    """Train all by half, drop the hopeless, train the rest to the end. Cheap ones first."""
-    dropped: dict[StudentPlan, str] = {}
-    if config.halving and len(plans) > 1:
-        slice_rows = _draw_rows(context.dev_rows, config.slice_rows)
-        judged = {}
-        for plan in plans:
-            try:
-                judged[plan] = train_half(plan, context, slice_rows)
-            except NonFiniteLossError as error:
-                dropped[plan] = error.message
-        dropped |= choose_dropped(judged)
-        for plan, why in dropped.items():
-            console.print(f"[yellow]{plan.name} dropped:[/] {why}")
-    return _train_rest([p for p in plans if p not in dropped], context, dropped), dropped
-
-
-def _train_elastic(
-    context: StudentContext,
-    specs: Sequence[EngineSpec],
-    sample: Mapping[str, Sequence[Any]],
-    budget: Budget,
-    config: SearchConfig,
-    dropped: dict[StudentPlan, str],
-) -> list[TrainedStudent]:
-    """Train all sizes at once, and on those that are worth it."""
-    slice_rows = _draw_rows(context.dev_rows, config.slice_rows)
-    task = find_task(context.teacher.task).judging(slice_rows)
-    metrics, _ = evaluate_model(context.teacher, slice_rows, task)
-    plans = choose_sizes(
-        context,
-        specs,
-        sample,
-        slice_rows,
-        teacher_score=metrics[task.primary],
-        budget=budget,
-        prefer=config.prefer,
-        count=config.elastic_sizes,
-    )
-    return _train_rest(plans, context, dropped)
-
-
-def _draw_rows(encoded: EncodedRows, count: int) -> EncodedRows:
-    """Return so many rows drawn at random, each with all of its features."""
-    numbers = np.unique(encoded.row_numbers)
-    drawn = np.random.default_rng(0).choice(numbers, min(count, len(numbers)), replace=False)
-    return encoded.select(np.flatnonzero(np.isin(encoded.row_numbers, drawn)))
-
-
-def _train_rest(
-    plans: Sequence[StudentPlan], context: StudentContext, dropped: dict[StudentPlan, str]
-) -> list[TrainedStudent]:
-    """Train students to the end; one whose loss breaks is added to `dropped` with the reason."""
-    students = []
-    for plan in plans:
-        try:
-            students.append(train_whole(plan, context))
-        except NonFiniteLossError as error:
-            dropped[plan] = error.message
-    return students
-
-
 def _student_to_repeat(tried: _Tried, chosen: CompiledModel) -> CompiledModel | None:
     """Return the chosen student; if it is the teacher, the best student in the same engine."""
     if chosen.method != TEACHER:
@@ -285,21 +229,20 @@ def _student_to_repeat(tried: _Tried, chosen: CompiledModel) -> CompiledModel | 
 def _try_other_seeds(
     tried: _Tried,
     model: CompiledModel,
-    context: StudentContext,
+    train: Rounds,
     config: SearchConfig,
     bench: Bench,
 ) -> None:
     """Train every kind of student of the model's size again with other seeds, and measure them."""
-    first = context.training.seed
+    first = train.context.training.seed
     alike = [student.plan for student in tried.students if student.plan.shape == model.shape]
     plans = [
-        dataclasses.replace(plan, seed=seed)
+        replace(plan, seed=seed)
         for seed in range(first + 1, first + config.seeds)
         for plan in alike
     ]
-    dropped: dict[StudentPlan, str] = {}
-    students = _train_rest(plans, context, dropped)
-    tried.left_out |= {plan.name: why for plan, why in dropped.items()}
+    students = train.whole(plans)
+    tried.left_out |= {p.name: train.dropped[p] for p in plans if p in train.dropped}
     tried.students += students
     tried.compile(list(map(_to_compile, students)), [model.spec], bench)
     tried.measure(bench)
@@ -345,6 +288,28 @@ def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPl
     if any(plan.method == "theseus" for plan in plans):
         check_pooling_fits(teacher)
     return plans
+
+
+def open_context(
+    teacher_dir: Path, rows: SearchRows, config: SearchConfig, training: TrainingConfig, out: Path
+) -> StudentContext:
+    """Return what all students of a search in the folder `out` have in common."""
+    teacher = TaskModel.load(teacher_dir)
+    task = find_task(teacher.task)
+    more = rows.transfer
+    return StudentContext(
+        teacher=teacher,
+        base_model=str(teacher.lineage.get("base_model", teacher_dir)),
+        train_rows=_encode(rows.train, teacher, task.training_encoder),
+        dev_rows=_encode(rows.dev, teacher, task.encoder),
+        distil_methods=[parse_method_spec(spec) for spec in config.distil_specs],
+        training=training,
+        folder=out / "students",
+        transfer_rows=None if more is None else _encode(more, teacher, task.training_encoder),
+        theseus_lr=config.theseus_lr,
+        small_lr=config.small_lr,
+        starts=starts_by_depth(config.start, teacher),
+    )
 
 
 def _encode(rows: Rows, teacher: TaskModel, encoder: RowEncoder) -> EncodedRows:

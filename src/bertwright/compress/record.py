@@ -19,6 +19,8 @@ __all__ = ["BASELINE", "TEACHER", "candidate_record", "report_extras", "test_rec
 
 TEACHER = "teacher"
 BASELINE = "pipeline"
+NUM_BINS = 10
+"""Of sureness."""
 
 
 def candidate_record(
@@ -45,15 +47,20 @@ def candidate_record(
     }
 
 
-def test_record(scores: Scores, reference: Scores) -> dict[str, Any]:
-    """Return what frontier.json has of a candidate's scores on the test rows."""
-    kept = scores.judged.kept_of(reference.judged)
-    return {
+def test_record(scores: Scores, reference: Scores | None = None) -> dict[str, Any]:
+    """Return what frontier.json has of scores on the rows that judge, as a share of a reference."""
+    facts = {
         "test_score": scores.score,
         "test_score_low": scores.interval.low,
         "test_score_high": scores.interval.high,
         "test_metrics": dict(scores.metrics),
         "test_num_rows": len(scores),
+    }
+    if reference is None:
+        return facts
+    kept = scores.judged.kept_of(reference.judged)
+    return {
+        **facts,
         "test_kept": kept.score,
         "test_kept_low": kept.low,
         "test_kept_high": kept.high,
@@ -62,16 +69,23 @@ def test_record(scores: Scores, reference: Scores) -> dict[str, Any]:
 
 
 def report_extras(
-    dev: Rows,
+    rows: Rows,
     reference: Scores,
-    chosen: CompiledModel,
+    chosen: Scores,
     students: Sequence[TrainedStudent],
     teacher_dir: Path,
 ) -> dict[str, Any]:
     """Return what the report shows and frontier.json leaves out.
 
-    Training curves by student, confusion counts of the teacher and the chosen model, and the dev
-    rows on which these two differ.
+    Training curves by student; of the teacher and the chosen model confusion counts, how often they
+    are right by how sure they are, and the rows on which they differ.
+
+    Args:
+        rows: that were answered.
+        reference: the teacher's scores on them.
+        chosen: the chosen model's.
+        students: of the search.
+        teacher_dir: its run's curve is beside it.
     """
     curves = {s.plan.name: _read_curve(s.metrics_file) for s in students}
     teacher_curve = teacher_dir.parent / "metrics.jsonl"
@@ -79,8 +93,9 @@ def report_extras(
         curves = {TEACHER: _read_curve(teacher_curve), **curves}
     return {
         "curves": curves,
-        "confusion": _confusion(reference, chosen.scores),
-        "disagreements": _disagreements(dev, reference, chosen.scores),
+        "confusion": _confusion(reference, chosen),
+        "calibration": _calibration(reference, chosen),
+        "disagreements": _disagreements(rows, reference, chosen),
     }
 
 
@@ -104,14 +119,34 @@ def _confusion(reference: Scores, chosen: Scores) -> dict[str, Any] | None:
     return {"labels": list(names), "teacher": counts(reference), "chosen": counts(chosen)}
 
 
-def _disagreements(dev: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:
-    """Return the dev rows on which the teacher and the chosen model give different answers.
+def _calibration(reference: Scores, chosen: Scores) -> dict[str, list[dict[str, float]]] | None:
+    """Return mean sureness, share right and rows, by tenths of sureness; None without any."""
+    found = {}
+    for name, scores in (("teacher", reference), ("chosen", chosen)):
+        sure = np.array([np.nan if one is None else one for one in scores.sureness])
+        if not set(scores.truths) <= set(scores.label_names) or np.isnan(sure).any():
+            return None
+        right = np.array(scores.answers) == np.array(scores.truths)
+        tenths = np.minimum((sure * NUM_BINS).astype(int), NUM_BINS - 1)
+        found[name] = [
+            {
+                "sure": float(sure[tenths == one].mean()),
+                "right": float(right[tenths == one].mean()),
+                "rows": int((tenths == one).sum()),
+            }
+            for one in np.unique(tenths)
+        ]
+    return found
+
+
+def _disagreements(judging: Rows, reference: Scores, chosen: Scores) -> list[dict[str, Any]]:
+    """Return the rows on which the teacher and the chosen model give different answers.
 
     Where answers are numbers, each has the `gap` between them, and the widest come first.
     """
     pairs = zip(reference.answers, chosen.answers, strict=True)
     rows = [row for row, (theirs, own) in enumerate(pairs) if theirs != own]
-    part = dev.select(rows)
+    part = judging.select(rows)
     shown = part.columns(reference.judged.task.shown)
     texts, texts_b = next(iter(shown.values())), shown.get("text_b")
     found = []

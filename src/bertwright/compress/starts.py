@@ -8,6 +8,7 @@ from bertwright.errors import ConfigError
 from bertwright.models.encoder import load_encoder
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
+from bertwright.models.vocabulary import ids_of_pieces
 
 __all__ = ["starts_by_depth"]
 
@@ -17,7 +18,7 @@ def starts_by_depth(starts: Sequence[str], teacher: TaskModel) -> dict[int, str]
 
     Args:
         starts: Hub names or folders.
-        teacher: must read with the same vocabulary, since its answers are those of the same tokens.
+        teacher: must read with the same vocabulary, or with what trimming left of it.
 
     Raises:
         ModelLoadError: one cannot be loaded.
@@ -34,8 +35,8 @@ def starts_by_depth(starts: Sequence[str], teacher: TaskModel) -> dict[int, str]
                 f"--start {start}: it has {layers} layers and the teacher {depth}",
                 hint="give a shallower one, distilled from raw text (docs/students.md)",
             )
-        vocabularies = [one and one.get_vocab() for one in (tokenizer, teacher.tokenizer)]
-        if None in vocabularies or vocabularies[0] != vocabularies[1]:
+        own = teacher.tokenizer
+        if tokenizer is None or own is None or ids_of_pieces(tokenizer, own) is None:
             raise ConfigError(
                 f"--start {start}: its vocabulary is not the teacher's",
                 hint="distil it from the encoder that the teacher was made from",

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bertwright.compress.candidates import StudentPlan, small_of
 from bertwright.compress.elastic import cut_size, supernet_of
 from bertwright.data.tokenise import EncodedRows
+from bertwright.errors import TimeUpError
 from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
 from bertwright.methods.distil.fitted_head import FittedHead
@@ -31,19 +32,31 @@ from bertwright.methods.prune.neurons import NeuronPruning, NeuronPruningConfig
 from bertwright.methods.replace.theseus import TheseusConfig
 from bertwright.methods.replace.train import replace_layers, train_theseus
 from bertwright.models.build import build_task_model, copy_with_layers, copy_with_pooling
+from bertwright.models.encoder import load_tokenizer
 from bertwright.models.roles import get_roles
 from bertwright.models.task_model import TaskModel
+from bertwright.models.vocabulary import copy_with_vocabulary
 from bertwright.progress import console
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
+from bertwright.training.deadline import time_is_up
 from bertwright.training.evaluation import evaluate_model
 from bertwright.training.loop import TrainResult, count_steps, train
 from bertwright.training.made import judge_made
 from bertwright.training.precision import using_threads
 
-__all__ = ["StudentContext", "TrainedStudent", "train_half", "train_whole"]
+__all__ = [
+    "StudentContext",
+    "TrainedStudent",
+    "ask_ahead",
+    "is_trained",
+    "train_half",
+    "train_whole",
+]
 
 HALF = 0.5
+HALF_RECORD, STUDENT_RECORD = "half-statistics.npy", "student.json"
+TEACHER_ANSWERS = "teacher-answers"
 FITTED_POOLING = "mean"
 ELASTIC_SHARE = 0.25
 """Of the training of others: a size that is cut out has learned with all the others before."""
@@ -120,16 +133,23 @@ class TrainedStudent:
     steps: int
 
 
+def is_trained(plan: StudentPlan, context: StudentContext, phase: Literal["half", "whole"]) -> bool:
+    """Return whether half of a student's training is done and judged, or all of it."""
+    record = HALF_RECORD if phase == "half" else STUDENT_RECORD
+    return (context.folder_of(plan) / record).exists()
+
+
 def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRows) -> Judged:
     """Train a student for half of its steps; return its answers to the slice, judged.
 
     Done before (by this search, killed and resumed), it is only read.
     """
     folder = context.folder_of(plan)
-    record = folder / "half-statistics.npy"
+    record = folder / HALF_RECORD
     task = find_task(context.teacher.task).judging(slice_rows)
     if record.exists():
         return Judged(task, np.load(record))
+    _check_time()
     console.print(f"[bold]{plan.name}[/]: first half")
     half, _ = _TRAINERS[plan.method](plan, context, True)
     _, logits = evaluate_model(half, slice_rows, task)
@@ -144,10 +164,11 @@ def train_half(plan: StudentPlan, context: StudentContext, slice_rows: EncodedRo
 def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
     """Train a student to the end, going on from its first half if there is one, and save it."""
     folder = context.folder_of(plan)
-    record = folder / "student.json"
+    record = folder / STUDENT_RECORD
     if record.exists():
         console.print(f"[bold]{plan.name}[/]: trained before")
     else:
+        _check_time()
         began = time.monotonic()
         console.print(f"[bold]{plan.name}[/]: to the end")
         model, result = _TRAINERS[plan.method](plan, context, False)
@@ -184,6 +205,19 @@ def train_whole(plan: StudentPlan, context: StudentContext) -> TrainedStudent:
     )
 
 
+def ask_ahead(context: StudentContext, plans: Sequence[StudentPlan]) -> None:
+    """Ask the teacher once for all, where the answers that these students need are the same."""
+    asking = [plan for plan in plans if plan.method in ("distil", "fitted", "elastic")]
+    if asking and all(isinstance(one, SoftTargetsConfig) for one in context.distil_methods):
+        rows, folder = context.rows_of(asking[0]), context.folder / TEACHER_ANSWERS
+        ask_teacher(context.teacher, context.teacher, rows, (), cache_folder=folder)
+
+
+def _check_time() -> None:
+    if time_is_up():
+        raise TimeUpError("no time was left to train it", hint="--resume goes on")
+
+
 def _half_of(context: StudentContext, plan: StudentPlan) -> int:
     steps = count_steps(context.rows_of(plan), context.training_of(plan))
     return max(1, round(HALF * steps))
@@ -203,7 +237,7 @@ def _train_distil(
         training=training,
         run_dir=context.folder_of(plan),
         resume=True,
-        cache_folder=context.folder / "teacher-answers",
+        cache_folder=context.folder / TEACHER_ANSWERS,
         pause_at=_half_of(context, plan) if half else None,
     )
     return student, result
@@ -231,17 +265,23 @@ def _train_control(
 
 
 def _untrained(encoder: str, teacher: TaskModel, seed: int) -> TaskModel:
-    """Return an encoder for the teacher's task that has not learned it."""
-    return build_task_model(
+    """Return an encoder for the teacher's task that has not learned it, with its vocabulary."""
+    own = load_tokenizer(encoder)
+    model = build_task_model(
         encoder,
         task=teacher.task,
         labels=teacher.labels,
         config=teacher.config,
         max_length=teacher.max_length,
         seed=seed,
-        tokenizer=teacher.tokenizer,
+        tokenizer=own or teacher.tokenizer,
         outputs=teacher.outputs,
     )
+    assert teacher.tokenizer is not None
+    if own is not None and own.get_vocab() != teacher.tokenizer.get_vocab():
+        return copy_with_vocabulary(model, teacher.tokenizer)
+    model.tokenizer = teacher.tokenizer
+    return model
 
 
 def _student_of(
@@ -299,7 +339,7 @@ def _train_fitted(
     layers = choose_layers(get_roles(teacher.encoder).num_layers, plan.layers, "first")
     student = copy_with_layers(teacher, layers)
     student = copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
-    folder = context.folder / "teacher-answers"
+    folder = context.folder / TEACHER_ANSWERS
     source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
     task = find_task(teacher.task).judging(context.dev_rows)
     with using_threads(context.training.threads):
@@ -345,7 +385,7 @@ def _train_size(
         training=context.training_of(plan),
         run_dir=context.folder_of(plan),
         resume=True,
-        cache_folder=context.folder / "teacher-answers",
+        cache_folder=context.folder / TEACHER_ANSWERS,
         pause_at=_half_of(context, plan) if half else None,
     )
     return student, result

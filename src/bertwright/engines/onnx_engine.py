@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ _OPSET = 17
 _INT8_OPS = ("MatMul", "Gemm", "Attention", "Gather")
 _FUSED_OPS = ("Attention", "MultiHeadAttention", "SkipLayerNormalization", "BiasGelu", "Gelu")
 _FUSION_TOLERANCE = 1e-3
+_JOBS_PER_STREAM = 2
 
 
 def make_compiler(model: TaskModel, precision: Precision) -> OnnxCompiler:
@@ -256,10 +259,18 @@ def _load(model: bytes | str, threads: int | None) -> onnxruntime.InferenceSessi
 
 
 class OnnxSession:
-    """A loaded graph; each call uses all threads."""
+    """A loaded graph. With one stream each call uses all threads.
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], threads: int | None) -> None:
+    With several, `run_many` has a call at work on each, with its share of the threads.
+    """
+
+    def __init__(
+        self, folder: Path, facts: Mapping[str, Any], threads: int | None, streams: int
+    ) -> None:
+        if streams > 1:
+            threads = max(1, (threads or streams) // streams)
         self._session: Any = _load(str(folder / _FILE), threads)
+        self._streams = streams
         self._names: list[str] = list(facts["inputs"])
         self._cls_at_end = bool(facts["cls_at_end"])
         self.precision: str = facts["precision"]
@@ -278,9 +289,19 @@ class OnnxSession:
         return self._session.run(None, inputs)[0]
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
-        """Yield logits in order, one batch after the other."""
-        for batch in batches:
-            yield self(**batch)
+        """Yield logits in order; every stream works on a batch of its own."""
+        if self._streams == 1:
+            for batch in batches:
+                yield self(**batch)
+            return
+        with ThreadPoolExecutor(self._streams) as pool:
+            running: deque[Future[np.ndarray]] = deque()
+            for batch in batches:
+                running.append(pool.submit(self, **batch))
+                if len(running) == self._streams * _JOBS_PER_STREAM:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
 
     def close(self) -> None:
         """Drop the graph."""
@@ -291,7 +312,7 @@ def open_artifact(
     folder: Path, facts: Mapping[str, Any], *, threads: int | None, streams: int
 ) -> OnnxSession:
     """Load what `OnnxCompiler.write` wrote."""
-    return OnnxSession(folder, facts, threads)
+    return OnnxSession(folder, facts, threads, streams)
 
 
 def missing_feature(precision: Precision) -> str | None:

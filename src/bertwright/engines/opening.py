@@ -47,7 +47,7 @@ def open_session(
         path: artifact, model or run directory.
         spec: None: what the artifact is for, or torch:fp32.
         threads: processor threads; None: as the engine chooses.
-        streams: how many batches `run_many` works on at once (OpenVINO); None: 1.
+        streams: how many batches `run_many` works on at once (not torch); None: 1.
 
     Raises:
         ModelLoadError: there is no model.

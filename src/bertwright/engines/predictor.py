@@ -37,8 +37,8 @@ _PAD_MULTIPLE = 1
 class Predictor:
     """A model behind an engine, with its tokenizer, task and labels.
 
-    Many rows are sorted by length, cut into batches of a token budget, and on OpenVINO run on one
-    stream a thread. A single batch uses all threads together. Not for use by several threads at
+    Many rows are sorted by length, cut into batches of a token budget, and but for torch run on
+    one stream a thread. A single batch uses all threads together. Not for use by several threads at
     the same time.
     """
 
@@ -209,7 +209,7 @@ class Predictor:
     def _session_for(self, num_batches: int) -> Session:
         """Return the session that uses all threads for one batch, or a stream each for many."""
         streams = self.threads or _num_cores()
-        if num_batches < 2 or streams < 2 or self.spec.engine != "openvino":
+        if num_batches < 2 or streams < 2 or self.spec.engine == "torch":
             return self.session
         if self._parallel is None:
             self._parallel = open_session(

@@ -25,6 +25,7 @@ from bertwright.tasks import Task, find_task
 __all__ = [
     "EVALUATE_KEYS",
     "Scores",
+    "as_judged",
     "confusion_counts",
     "evaluate_model_dir",
     "evaluation_record",
@@ -260,6 +261,17 @@ def evaluation_record(scores: Scores, measured: Measurement) -> dict[str, Any]:
         "size_mb": measured.size_mb,
         "peak_memory_mb": measured.peak_memory_mb,
     }
+
+
+def as_judged(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a search found of a model, by the scores of rows that the search did not use.
+
+    `score` is then what was `test_score`, and so on; what it was on the rows that chose is
+    `search_score`. A record without such scores stays as it is.
+    """
+    judged = {k.removeprefix("test_"): v for k, v in record.items() if k.startswith("test_")}
+    chosen_by = {f"search_{name}": record[name] for name in judged if name in record}
+    return {**record, **judged, **chosen_by}
 
 
 def sample_rows(

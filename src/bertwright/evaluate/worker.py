@@ -27,6 +27,7 @@ __all__ = [
     "PipelineRunner",
     "PredictorRunner",
     "Runner",
+    "die_with_parent",
     "main",
     "peak_memory_mb",
 ]
@@ -201,7 +202,7 @@ class _Bench:
         return {"peak_memory_mb": peak_memory_mb()}
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process with its parent: a stopped one could not notice by itself."""
     if sys.platform == "linux":
         parent = os.getppid()
@@ -232,7 +233,7 @@ def _serve(requests: TextIO, answers: TextIO) -> None:
 
 def main() -> None:
     """Serve requests until stdin closes."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertwright.evaluate.evaluate import as_judged
 from bertwright.insight.answers import confusion_view, disagreement_view
+from bertwright.insight.calibration import calibration_view
 from bertwright.insight.charts import (
     SHAPES,
     Plot,
@@ -17,7 +19,9 @@ from bertwright.insight.charts import (
     marker_path,
 )
 from bertwright.insight.formats import milliseconds, p_value, score_formatter, share
+from bertwright.insight.importance import importance_view
 from bertwright.insight.pages import render_page
+from bertwright.insight.steps import speed_steps
 
 __all__ = ["render_report"]
 
@@ -49,7 +53,9 @@ def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: 
             `reason`) and `seeds` (as `summarise_seeds` returns); a candidate may have `p_value`
             (against the teacher, by the test that `p_test` names) and `dropped` (the reason).
         extras: any of `curves` {name: rows of metrics.jsonl}, `confusion` {"labels", "teacher",
-            "chosen"} with counts [true][predicted], `disagreements` [{"text", "label", "teacher",
+            "chosen"} with counts [true][predicted], `calibration` {"teacher", "chosen"} with bins
+            of `sure`, `right` and `rows`, `importance` as `importance_view` takes it,
+            `disagreements` [{"text", "label", "teacher",
             "chosen", "teacher_score", "chosen_score"}] with an optional `text_b`, `data`
             {words: value}, `notes` [words], `title`.
         path: where the page goes; written whole or not at all.
@@ -61,12 +67,12 @@ def render_report(frontier: Mapping[str, Any], extras: Mapping[str, Any], path: 
 
 
 def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
-    teacher, baseline = dict(frontier["teacher"]), dict(frontier["baseline"])
+    teacher, baseline = as_judged(frontier["teacher"]), as_judged(frontier["baseline"])
     teacher.setdefault("name", "teacher")
     if baseline.get("engine") == "torch":
         baseline["name"] = "baseline"
     baseline.setdefault("name", "baseline")
-    scored = [dict(c) for c in frontier["candidates"] if not c.get("dropped")]
+    scored = [as_judged(c) for c in frontier["candidates"] if not c.get("dropped")]
     chosen = next((c for c in scored if c["name"] == frontier["chosen"]), None)
     primary = str(teacher.get("primary", "score"))
     families = _families(scored)
@@ -91,6 +97,7 @@ def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str
         "checks": checks,
         "wishes": _other_wishes(budget),
         "verdict": _verdict(chosen, budget),
+        "judging": _judging(chosen),
         "families": list(families.values()),
         "has_int8": any(c.get("precision") == "int8" for c in scored),
         "wide_plot": _frontier_plot(scored, teacher, baseline, chosen, goals, primary, 900, 460),
@@ -99,6 +106,9 @@ def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str
         "dropped": _dropped(frontier),
         "seeds": frontier.get("seeds") or extras.get("seeds") or [],
         "curves": _curve_plots(extras.get("curves") or {}, scored, teacher, chosen, primary),
+        "steps": speed_steps(chosen, scored, teacher, baseline),
+        "importance": importance_view(extras.get("importance")),
+        "calibration": calibration_view(extras.get("calibration")),
         "confusion": confusion_view(extras.get("confusion")),
         "disagreements": disagreement_view(extras.get("disagreements")),
         "data": extras.get("data") or {},
@@ -108,6 +118,17 @@ def _context(frontier: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str
         "command": frontier.get("command") or "",
         "marker_path": marker_path,
     }
+
+
+def _judging(chosen: Mapping[str, Any] | None) -> str:
+    """Return of which rows the scores are, where they are not of those that chose."""
+    if chosen is None or "search_num_rows" not in chosen:
+        return ""
+    return (
+        f"Scores are of {chosen['num_rows']:,} rows that the search did not use; it chose by "
+        f"{chosen['search_num_rows']:,} others, on which {chosen['name']} keeps "
+        f"{share(chosen['search_kept'])}."
+    )
 
 
 def _is_measured(model: Mapping[str, Any]) -> bool:
@@ -151,10 +172,15 @@ def _goals(
 
 def _checks(budget: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     checks = []
+    found = chosen or {}
     for constraint, key, words, sense in _CONSTRAINTS:
         if constraint not in budget:
             continue
-        value, limit = (chosen or {}).get(key), budget[constraint]
+        if constraint == "keep" and budget.get("confident"):
+            key, words = "kept_low", f"{words}, lower end of the 95% interval"
+        if f"search_{key}" in found:
+            words += ", by the rows that choose"
+        value, limit = found.get(f"search_{key}", found.get(key)), budget[constraint]
         met = value is not None and (value >= limit if sense == "at least" else value <= limit)
         checks.append(
             {
@@ -178,7 +204,7 @@ def _in_units(constraint: str, value: float) -> str:
 
 
 def _other_wishes(budget: Mapping[str, Any]) -> dict[str, str]:
-    known = {constraint for constraint, *_ in _CONSTRAINTS}
+    known = {"confident", *(constraint for constraint, *_ in _CONSTRAINTS)}
     return {key.replace("_", " "): str(v) for key, v in budget.items() if key not in known}
 
 
@@ -216,10 +242,16 @@ def _verdict(chosen: Mapping[str, Any] | None, budget: Mapping[str, Any]) -> dic
         until = "" if high is None else f" to {share(high)}"
         rows = f" on {chosen['num_rows']:,} evaluation rows" if chosen.get("num_rows") else ""
         verdict["kept"] = f"The 95% interval of the share kept is from {share(low)}{until}{rows}."
-        if asked is not None and low < asked <= (chosen.get("kept") or 0):
+        kept = chosen.get("kept") or 0
+        if asked is not None and low < asked <= kept:
             verdict["kept"] += (
                 f" Its lower end is below the {_in_units('keep', asked)} asked for: "
                 "more evaluation rows would make this surer."
+            )
+        if asked is not None and kept < asked <= chosen.get("search_kept", 0):
+            verdict["kept"] += (
+                f" That is less than the {_in_units('keep', asked)} asked for, which it kept on "
+                "the rows that chose it: the best of many is partly lucky."
             )
     return verdict
 

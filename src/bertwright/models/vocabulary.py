@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bertwright.errors import ModelLoadError, UnsupportedRoleError
+from bertwright.errors import ModelLoadError, UnsupportedRoleError, UsageError
 from bertwright.models.build import copy_around
 from bertwright.models.encoder import load_tokenizer
 from bertwright.models.pooling import WordWeights
@@ -23,7 +23,13 @@ from bertwright.models.task_model import TaskModel
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.vocabulary import keep_pieces
 
-__all__ = ["copy_with_pieces", "keep_embeddings", "tokenizer_facts"]
+__all__ = [
+    "copy_with_pieces",
+    "copy_with_vocabulary",
+    "ids_of_pieces",
+    "keep_embeddings",
+    "tokenizer_facts",
+]
 
 
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
@@ -64,6 +70,36 @@ def copy_with_pieces(model: TaskModel, kept: Sequence[int]) -> TaskModel:
     if isinstance(copied.pooling, WordWeights) and isinstance(model.pooling, WordWeights):
         copied.pooling.weights.copy_(model.pooling.weights[list(kept)])
     return copied
+
+
+def ids_of_pieces(
+    tokenizer: PreTrainedTokenizerBase, trimmed: PreTrainedTokenizerBase
+) -> list[int] | None:
+    """Return the ids that another tokenizer's pieces have in this one, in their order.
+
+    None where they are not in it, or in another order: then the other was not trimmed from it.
+    """
+    own, wanted = tokenizer.get_vocab(), trimmed.get_vocab()
+    ids = [own.get(piece, -1) for piece in sorted(wanted, key=wanted.__getitem__)]
+    return ids if -1 not in ids and ids == sorted(ids) else None
+
+
+def copy_with_vocabulary(model: TaskModel, trimmed: PreTrainedTokenizerBase) -> TaskModel:
+    """Return a copy of the model that reads with a tokenizer that was trimmed from its own.
+
+    Raises:
+        UsageError: it was not trimmed from the model's.
+        ModelLoadError, UnsupportedRoleError: as `copy_with_pieces`.
+    """
+    assert model.tokenizer is not None
+    ids = ids_of_pieces(model.tokenizer, trimmed)
+    if ids is None:
+        raise UsageError(
+            "the vocabulary is not a part of that of "
+            f"{model.lineage.get('base_model', 'the encoder')}",
+            hint="give a model that was made from this encoder, trimmed or not",
+        )
+    return copy_with_pieces(model, ids)
 
 
 def keep_embeddings(encoder: PreTrainedModel, kept: Sequence[int]) -> None:

@@ -50,7 +50,8 @@ class TrainingConfig:
     max_steps: int | None = None
     """Most optimizer steps; the learning rate schedule then spans these."""
     minutes: float | None = None
-    """Stop after this many minutes (the schedule is not shortened)."""
+    """Stop after this many minutes (the schedule is not shortened). Of a search: of all of it;
+    it then chooses among what is done, and may be resumed."""
     checkpoint_steps: int | None = None
     """Save a checkpoint every so many steps; none: at evaluations, as long as saving takes less
     than a twentieth of the time."""

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from bertwright.data.batching import MODEL_INPUTS
-from bertwright.errors import ConfigError, DataError, NonFiniteLossError
+from bertwright.errors import ConfigError, DataError, NonFiniteLossError, TimeUpError
 from bertwright.models.heads.fitted import find_fitted_head
 from bertwright.models.modes import eval_mode
 from bertwright.models.quantized import refuse_quantized
 from bertwright.progress import Progress
 from bertwright.training.config import TrainingConfig
+from bertwright.training.deadline import time_is_up
 from bertwright.training.evaluation import compute_logits, evaluate_model
 from bertwright.training.hooks import Hook, RunState, dispatch, order_hooks
 from bertwright.training.journal import Journal, Meter
@@ -100,6 +101,7 @@ def train(
         ConfigError: nothing to train, a hook given twice, or more than one process.
         DataError: no rows, or rows without labels.
         UsageError: the model has been quantized.
+        TimeUpError: the moment given by `deadline.until` has passed; a checkpoint was saved.
     """
     if not train_rows.targets:
         raise DataError("the rows to train on have no labels")
@@ -214,6 +216,12 @@ def _run_steps(
             if pause_at is not None and state.step >= pause_at:
                 state.stop(PAUSED)
                 return
+            if time_is_up():
+                keeper.save()
+                raise TimeUpError(
+                    f"time was up after {state.step} of {plan.total_steps} steps",
+                    hint="--resume trains on",
+                )
             began, tokens_before = time.monotonic(), meter.tokens
             lr = state.optimizer.param_groups[0]["lr"]
             grad_norm = _take_step(planned, state, hooks, parameters, train_rows, meter, keeper)

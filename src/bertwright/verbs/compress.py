@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from bertwright.compress.config import SearchConfig
 from bertwright.compress.pipeline import SearchRows, search
 from bertwright.config import config_to_dict, require
 from bertwright.data.labels import LabelSet
-from bertwright.data.rows import Rows
+from bertwright.data.rows import Rows, split_rows
+from bertwright.errors import DataError
 from bertwright.evaluate.measure import model_folder
 from bertwright.insight.report import render_report
 from bertwright.models.multi import head_folder
@@ -28,7 +30,9 @@ from bertwright.verbs.common import (
 )
 from bertwright.verbs.distil_rows import generator_of, with_more_rows
 
-__all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress"]
+__all__ = ["EXAMPLES", "GROUPS", "CompressConfig", "CompressResult", "compress", "read_search"]
+
+HELPER_COMMAND = (sys.executable, "-m", "bertwright.verbs.compress_helper")
 
 EXAMPLES = (
     (
@@ -46,12 +50,19 @@ EXAMPLES = (
         "--seeds 3 --out runs/small-3",
     ),
     (
-        "carry a broken-off search on",
+        "the best that half an hour finds",
+        "--model runs/intents --data train.csv --eval-data dev.csv --minutes 30 --out runs/small",
+    ),
+    (
+        "carry on a search that was broken off, or whose time was up",
         "--model runs/intents --data train.csv --out runs/small --resume",
     ),
 )
 GROUPS = {
-    "What you give": ("model", "head", "data", "eval_data", "eval_share", "test_data", "reading"),
+    "What you give": (
+        *("model", "head", "data", "eval_data", "eval_share", "test_data", "judge_share"),
+        "reading",
+    ),
     "More to learn from": ("more_text", "generate"),
     "Budget": ("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb"),
     "Search": ("search",),
@@ -60,10 +71,10 @@ GROUPS = {
 }
 
 MAY_CHANGE_ON_RESUME = (
-    *("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb", "prefer", "test_data"),
-    *("depths", "narrow", "small", "students", "elastic_sizes"),
+    *("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb", "prefer"),
+    *("depths", "narrow", "small", "students", "elastic_sizes", "jobs"),
     *("engines", "precisions", "seeds"),
-    *("repeats", "measure_rows", "latency_rows"),
+    *("repeats", "measure_rows", "latency_rows", "minutes"),
 )
 """What no finished student depends on: with other values they are used again all the same."""
 
@@ -87,7 +98,11 @@ class CompressConfig:
     eval_share: float = 0.1
     """Share of the rows held out, when there is no --eval-data."""
     test_data: str | None = None
-    """Labelled rows that choose nothing and are only reported on."""
+    """Labelled rows that choose nothing: the report's scores are of these. Without it,
+    --judge-share of the rows to choose by is set aside for that."""
+    judge_share: float = 0.3
+    """Share of the rows to choose by that judges in their place, when there is no --test-data; 0:
+    none, and the scores are of rows that chose, which flatters the chosen."""
     reading: DataConfig = field(default_factory=DataConfig)
     more_text: tuple[str, ...] = ()
     """Texts without labels, which the teacher answers for the students; a file, folder, glob or Hub
@@ -119,6 +134,7 @@ class CompressConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.eval_share < 1, "eval_share", self.eval_share, "between 0 and 1")
+        require(0 <= self.judge_share < 1, "judge_share", self.judge_share, "at least 0, below 1")
         self.budget()
         generator_of(self)
 
@@ -174,35 +190,78 @@ def _with_more_rows(
     return with_more_rows(config, rows, teacher, task, labels, run_dir)
 
 
+def _rows_that_judge(
+    config: CompressConfig, dev: Rows, task: Task, labels: LabelSet | None
+) -> tuple[Rows, Rows | None]:
+    """Return the rows to choose by and those that judge what was chosen, if there are to be any."""
+    if config.test_data is not None:
+        rows = read_rows(config.test_data, config.reading, task, labels=labels, split="test")
+        return dev, rows
+    if not config.judge_share:
+        return dev, None
+    try:
+        return split_rows(dev, share=config.judge_share, seed=config.training.seed)
+    except DataError as error:
+        raise DataError(
+            f"{len(dev):,} rows to choose by are too few to set {config.judge_share:.0%} aside "
+            "that judge what was chosen",
+            path=dev.source,
+            hint="give --test-data, more rows, or --judge-share 0",
+        ) from error
+
+
+def _where_judged(config: CompressConfig, test: Rows) -> str:
+    where = config.test_data or "set aside of the rows to choose by"
+    return f"{where} ({len(test):,} rows)"
+
+
+def _saved_model(config: CompressConfig) -> str:
+    """Return the folder of the teacher, which is there and has a task.
+
+    Raises:
+        UsageError: it is not, or has not.
+    """
+    model = str(head_folder(config.model, config.head))
+    saved_task(model)
+    return model
+
+
+def read_search(config: CompressConfig, run_dir: Path) -> tuple[Path, SearchRows]:
+    """Return the folder of the teacher and the rows of a search in `run_dir`."""
+    model = _saved_model(config)
+    task, labels = saved_task(model)
+    train, dev = read_train_and_eval(config, run_dir, task, labels=labels)
+    dev, test = _rows_that_judge(config, dev, task, labels)
+    more = _with_more_rows(config, train, model, task, labels, run_dir)
+    return model_folder(model), SearchRows(train, dev, test, more)
+
+
 def compress(config: CompressConfig) -> CompressResult:
     """Search as `config` says; see `bertwright.compress.pipeline.search`.
 
     Raises:
         UsageError: an option, the data or the model cannot be used.
     """
-    model = str(head_folder(config.model, config.head))
-    task, labels = saved_task(model)
+    _saved_model(config)
     run_dir = open_run_dir("compress", config, may_change=MAY_CHANGE_ON_RESUME)
-    train, dev = read_train_and_eval(config, run_dir, task, labels=labels)
-    test = None
-    if config.test_data is not None:
-        test = read_rows(config.test_data, config.reading, task, labels=labels, split="test")
+    model_dir, rows = read_search(config, run_dir)
     result = search(
-        model,
-        SearchRows(train, dev, test, _with_more_rows(config, train, model, task, labels, run_dir)),
+        model_dir,
+        rows,
         budget=config.budget(),
         config=config.search,
         training=config.training,
         out=run_dir,
         command=shlex.join(["bertwright", "run", str(run_dir / "recipe.yaml"), "--out", "AGAIN"]),
+        helper_command=HELPER_COMMAND,
     )
     extras = {
         **result.extras,
-        "title": f"Compression of {model}",
+        "title": f"Compression of {_saved_model(config)}",
         "data": {
-            "train": f"{config.data} ({len(train):,} rows)",
-            "dev": f"{config.eval_data or 'held out of it'} ({len(dev):,} rows)",
-            **({} if test is None else {"test": f"{config.test_data} ({len(test):,} rows)"}),
+            "train": f"{config.data} ({len(rows.train):,} rows)",
+            "dev": f"{config.eval_data or 'held out of it'} ({len(rows.dev):,} rows)",
+            **({} if rows.test is None else {"judged by": _where_judged(config, rows.test)}),
         },
         "recipe": config_to_dict(config),
     }
