@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
+from bertwright.engines.telemetry import decline_telemetry
 from bertwright.errors import MissingDependencyError, UnknownChoiceError
 from bertwright.models.task_model import TaskModel
 from bertwright.registry import Choices
@@ -187,6 +188,7 @@ def load_engine(spec: EngineSpec, *, compiling: bool = False) -> EngineModule:
     engine = ENGINES[spec.engine]
     if _missing_libraries(engine, spec.precision if compiling else "fp32"):
         raise MissingDependencyError(f"the engine {spec}", engine.extra)
+    decline_telemetry()
     return cast(EngineModule, importlib.import_module(engine.module))
 
 
