@@ -33,7 +33,7 @@ def test_every_error_is_public_and_described():
 def test_bad_usage_exits_2_and_failed_work_1(kind):
     failed_work = {
         "BertwrightError", "CheckpointError", "ArtifactError", "DiskFullError",
-        "NonFiniteLossError", "ParityError", "WorkerError",
+        "NonFiniteLossError", "ParityError", "TimeUpError", "WorkerError",
     }  # fmt: skip
     assert kind.exit_code == (1 if kind.__name__ in failed_work else 2)
     assert issubclass(kind, ValueError) == (kind.exit_code == 2)
