@@ -9,10 +9,12 @@ import pytest
 
 import bertwright
 from bertwright.cli.main import main
+from bertwright.compress import measuring
 from bertwright.data.load import load_rows
 from bertwright.errors import ConfigError, DataError
 from bertwright.tasks import find_task
 from bertwright.verbs.compress import CompressConfig, _rows_that_judge
+from compress.fakes import measured_alike
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,10 @@ def test_predict_uses_the_chosen_artifact(searched):
     assert len(answers) == 2 and {a["label"] for a in answers} <= {"good", "bad"}
 
 
-def test_asked_anew_nothing_is_trained_and_an_impossible_budget_ends_with_1(searched, capsys):
+def test_asked_anew_nothing_is_trained_and_an_impossible_budget_ends_with_1(
+    searched, capsys, monkeypatch
+):
+    monkeypatch.setattr(measuring, "measure_targets", measured_alike)
     out, _ = searched
     models = {p: p.stat().st_mtime_ns for p in out.glob("students/*/model/*")}
     assert models
@@ -116,7 +121,8 @@ def test_the_demo_ends_with_a_report_and_labels(tmp_path):
     assert [p["text"] for p in result.predictions] and all(p["label"] for p in result.predictions)
 
 
-def test_narrow_and_small_students_and_more_rows_are_searched(teacher, data, tmp_path):
+def test_narrow_and_small_students_and_more_rows_are_searched(teacher, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "measure_targets", measured_alike)
     result = bertwright.compress(
         model=str(teacher),
         data=data["train"],

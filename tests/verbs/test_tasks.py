@@ -55,6 +55,7 @@ def test_a_task_goes_the_whole_road(task, encoder_dir, tmp_path):
         depths=(2,),
         students=("distil",),
         engines=("openvino",),
+        precisions=("int8",),
         tolerance_points=20,
         repeats=1,
         latency_rows=4,

@@ -32,6 +32,7 @@ from bertwright.compress.latency_table import (
 )
 from bertwright.data.batching import plan_batches
 from bertwright.engines.base import EngineSpec
+from bertwright.engines.predictor import BATCH_SIZE, BATCH_TOKENS
 from bertwright.errors import BertwrightError, UsageError, WorkerError
 from bertwright.evaluate.machine import machine, usable_cores, versions
 from bertwright.evaluate.measure import THREAD_VARIABLES, model_folder
@@ -42,8 +43,6 @@ from bertwright.progress import Progress
 
 __all__ = ["PriceList", "layers_of", "make_price_list"]
 
-BATCH_TOKENS, BATCH_SIZE = 1024, 32
-"""Of a predictor."""
 _WORKER = (sys.executable, "-m", "bertwright.compress.shape_worker")
 _TEXT_ROWS = 500
 _STDERR_TAIL = 2000
@@ -146,7 +145,7 @@ def make_price_list(
     )
     cells = table_cells(int(lengths.max()), BATCH_TOKENS, BATCH_SIZE)
     sample = {name: list(column[:_TEXT_ROWS]) for name, column in rows.items()}
-    streams = [1, threads] if spec.engine == "openvino" and threads > 1 else [1]
+    streams = [1, threads] if spec.engine != "torch" and threads > 1 else [1]
     request = {
         **{"model": str(folder), "spec": str(spec), "threads": threads, "rounds": rounds},
         **{"streams": streams, "cells": cells},

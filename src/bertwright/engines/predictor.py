@@ -28,7 +28,10 @@ from bertwright.models.encoder import encoder_home, load_tokenizer
 from bertwright.progress import Progress
 from bertwright.tasks import Task, find_task
 
-__all__ = ["Predictor"]
+__all__ = ["BATCH_SIZE", "BATCH_TOKENS", "Predictor"]
+
+BATCH_TOKENS, BATCH_SIZE = 1024, 64
+"""Most padded tokens and most rows of a batch, unless others are asked for."""
 
 _CHUNK_ROWS = 8192
 _PAD_MULTIPLE = 1
@@ -48,8 +51,8 @@ class Predictor:
         *,
         spec: EngineSpec | str | None = None,
         threads: int | None = None,
-        batch_tokens: int = 1024,
-        batch_size: int | None = 32,
+        batch_tokens: int = BATCH_TOKENS,
+        batch_size: int | None = BATCH_SIZE,
     ) -> None:
         """Open the model and run it once.
 
