@@ -49,8 +49,8 @@ def test_helpers_train_and_what_they_leave_is_told(tmp_path, context, capsys):
     assert is_trained(PLANS[0], context, "whole")
     record = (tmp_path / "students" / PLANS[0].name / "student.json").read_text()
     assert record == '["whole", "2", "inf"]', "two threads each of five"
-    # both helpers met the third in turn, or the second had ended before: it is left or given up
-    assert "status 7" in failed.get(PLANS[2], "status 7")
+    # both helpers met the third in turn, or the second had ended before: it is given up or left
+    assert set(failed) <= set(PLANS[1:]) and not is_trained(PLANS[2], context, "whole")
     assert "status 7" in capsys.readouterr().err
     assert (tmp_path / "workers" / "whole-0.log").exists()
 
@@ -73,9 +73,10 @@ def test_a_helper_takes_one_after_the_other_and_says_what_failed(tmp_path, monke
         trained.append(plan)
 
     monkeypatch.setattr(team_module, "train_whole", train)
-    trials, nothing = Trials(tmp_path), SimpleNamespace()
+    trials = Trials(tmp_path)
+    nothing: Any = SimpleNamespace()
     trials.put("whole", PLANS)
-    train_claimed(trials, "whole", nothing, nothing)  # type: ignore[arg-type]
+    train_claimed(trials, "whole", nothing, nothing)
     assert trained == PLANS[:1] and trials.names("whole", "done") == [PLANS[0].name]
     failures = trials.failures("whole")
     assert "step 3" in failures[PLANS[1].name] and failures[PLANS[2].name] == "time was up"

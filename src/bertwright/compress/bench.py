@@ -15,7 +15,7 @@ from bertwright.compress.artifacts import (
 )
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.measuring import measure_beside_baseline
-from bertwright.compress.record import BASELINE, candidate_record
+from bertwright.compress.record import BASELINE, TEACHER, candidate_record
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.base import EngineSpec
@@ -119,16 +119,17 @@ class Bench:
 
     def judge(self, compiled: Sequence[CompiledModel]) -> dict[str, Scores]:
         """Return the scores of all models on the rows that judge; none without such rows."""
-        test = self.rows.test
-        if test is None:
+        test, teacher = self.rows.test, self.judging_teacher()
+        if test is None or teacher is None:
             return {}
-        found = {}
+        found = {f"{TEACHER}@{REFERENCE}": teacher}
         with Progress("judge", total=len(compiled), unit="candidates") as bar:
             for model in compiled:
-                record = model.artifact_dir.with_suffix(".test.npz")
-                found[model.name] = score_artifact(
-                    model.artifact_dir, test, model.spec, record, self.threads
-                )
+                if model.name not in found:
+                    record = model.artifact_dir.with_suffix(".test.npz")
+                    found[model.name] = score_artifact(
+                        model.artifact_dir, test, model.spec, record, self.threads
+                    )
                 bar.advance()
         return found
 

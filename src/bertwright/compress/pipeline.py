@@ -103,10 +103,11 @@ def search(
     times = divide_time(training.minutes)
     training = replace(training, minutes=None)
     teacher_dir, out = model_folder(teacher_dir), Path(out)
-    plans = _plan(TaskModel.load(teacher_dir), config, training.seed)
+    teacher = TaskModel.load(teacher_dir)
+    plans = _plan(teacher, config, training.seed)
     specs = wanted_specs(config.engines, config.tried_precisions)
-    context = open_context(teacher_dir, rows, config, training, out)
-    teacher, task = context.teacher, find_task(context.teacher.task)
+    context = open_context(teacher, teacher_dir, rows, config, training, out)
+    task = find_task(teacher.task)
     depth = get_roles(teacher.encoder).num_layers
     team = ALONE
     if helper_command:
@@ -291,10 +292,14 @@ def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPl
 
 
 def open_context(
-    teacher_dir: Path, rows: SearchRows, config: SearchConfig, training: TrainingConfig, out: Path
+    teacher: TaskModel,
+    teacher_dir: Path,
+    rows: SearchRows,
+    config: SearchConfig,
+    training: TrainingConfig,
+    out: Path,
 ) -> StudentContext:
     """Return what all students of a search in the folder `out` have in common."""
-    teacher = TaskModel.load(teacher_dir)
     task = find_task(teacher.task)
     more = rows.transfer
     return StudentContext(

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from bertwright.compress.candidates import StudentPlan, small_of
 from bertwright.compress.elastic import cut_size, supernet_of
+from bertwright.compress.trials import Phase
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import TimeUpError
 from bertwright.evaluate.judged import Judged
@@ -133,7 +134,7 @@ class TrainedStudent:
     steps: int
 
 
-def is_trained(plan: StudentPlan, context: StudentContext, phase: Literal["half", "whole"]) -> bool:
+def is_trained(plan: StudentPlan, context: StudentContext, phase: Phase) -> bool:
     """Return whether half of a student's training is done and judged, or all of it."""
     record = HALF_RECORD if phase == "half" else STUDENT_RECORD
     return (context.folder_of(plan) / record).exists()

@@ -20,6 +20,7 @@ from bertwright.compress.team import train_claimed
 from bertwright.compress.trials import Phase, Trials
 from bertwright.config import config_from_dict, load_recipe
 from bertwright.evaluate.worker import die_with_parent
+from bertwright.models.task_model import TaskModel
 from bertwright.training.deadline import until
 from bertwright.verbs.compress import CompressConfig, read_search
 
@@ -36,7 +37,8 @@ def main(words: Sequence[str]) -> None:
     config = config_from_dict(CompressConfig, values | {"out": folder}, source=str(recipe))
     training = replace(config.training, threads=int(threads), minutes=None)
     model_dir, rows = read_search(config, Path(folder))
-    context = open_context(model_dir, rows, config.search, training, Path(folder))
+    teacher = TaskModel.load(model_dir)
+    context = open_context(teacher, model_dir, rows, config.search, training, Path(folder))
     with contextlib.closing(Trials(Path(folder))) as trials, until(deadline):
         slice_rows = slice_of(context, config.search)
         train_claimed(trials, cast(Phase, phase), context, slice_rows)
