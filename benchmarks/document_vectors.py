@@ -25,8 +25,8 @@ import torch
 from task_data import read_rows
 
 from bertwright.evaluate.machine import machine, versions
-from bertwright.evaluate.significance import bootstrap_interval
 from bertwright.files import write_json
+from bertwright.tasks.significance import bootstrap_interval
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "document_vectors"
 SETS = {"movie_reviews": None, "ag_news": 4000}

@@ -30,11 +30,11 @@ from transfer_runs import SETUPS, SIZES, Setup, bertwright, data_words, facts, m
 from bertwright.compare.bag_of_words import TfidfContender
 from bertwright.compare.contender import LabelledTexts
 from bertwright.engines.compile import compile_model
-from bertwright.evaluate.judged import Judged
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import Target, measure_targets
 from bertwright.files import read_json, write_json
 from bertwright.tasks import find_task
+from bertwright.tasks.judged import Judged
 from bertwright.tasks.metrics.classes import class_statistics
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "static"

@@ -8,8 +8,8 @@ import pytest
 from bertwright.compress.candidates import StudentPlan, plan_students, sensible_depths
 from bertwright.compress.halving import choose_dropped
 from bertwright.errors import ConfigError
-from bertwright.evaluate.judged import Judged
 from bertwright.tasks import find_task
+from bertwright.tasks.judged import Judged
 
 
 def test_depths_are_the_divisors_below():

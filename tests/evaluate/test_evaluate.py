@@ -23,10 +23,10 @@ from bertwright.evaluate.evaluate import (
     score_model_dir,
     score_outputs,
 )
-from bertwright.evaluate.significance import bootstrap, bootstrap_interval
 from bertwright.models.build import build_task_model
 from bertwright.tasks import find_task
 from bertwright.tasks.classify import Classify, softmax
+from bertwright.tasks.significance import bootstrap, bootstrap_interval
 from tiny import tiny_encoder
 
 LABELS = ["bad", "fine", "good"]

@@ -17,12 +17,12 @@ from bertwright.compare import CONTENDERS, Classifier, Contender, LabelledTexts
 from bertwright.compare.encoders import EncoderContender, FinetuneContender, StudentContender
 from bertwright.config import config_from_dict, config_from_strings, config_to_dict
 from bertwright.errors import BertwrightError, ConfigError
-from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
 from bertwright.models.encoder import load_tokenizer
 from bertwright.progress import Progress
 from bertwright.registry import split_spec
 from bertwright.tasks import find_task
+from bertwright.tasks.judged import Judged
 from bertwright.tasks.metrics.classes import class_statistics
 from bertwright.training.precision import using_threads
 

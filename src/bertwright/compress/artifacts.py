@@ -17,9 +17,9 @@ from bertwright.engines.base import EngineSpec, available_engines
 from bertwright.engines.compile import compile_model
 from bertwright.errors import ArtifactError, ParityError, UsageError
 from bertwright.evaluate.evaluate import Scores, make_scores, score_model_dir
-from bertwright.evaluate.judged import Judged
 from bertwright.progress import console
 from bertwright.tasks import find_task
+from bertwright.tasks.judged import Judged
 
 __all__ = ["CompiledModel", "ModelToCompile", "compile_all", "score_artifact", "wanted_specs"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bertwright.compress.candidates import StudentPlan
-from bertwright.evaluate.judged import Judged
+from bertwright.tasks.judged import Judged
 
 __all__ = ["choose_dropped"]
 

@@ -21,7 +21,6 @@ from bertwright.compress.elastic import cut_size, supernet_of
 from bertwright.compress.trials import Phase
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import TimeUpError
-from bertwright.evaluate.judged import Judged
 from bertwright.files import read_json, write_json
 from bertwright.methods.distil.fitted_head import FittedHead
 from bertwright.methods.distil.small_student import SmallStudent
@@ -39,6 +38,7 @@ from bertwright.models.task_model import TaskModel
 from bertwright.models.vocabulary import copy_with_vocabulary
 from bertwright.progress import console
 from bertwright.tasks import find_task
+from bertwright.tasks.judged import Judged
 from bertwright.training.config import TrainingConfig
 from bertwright.training.deadline import time_is_up
 from bertwright.training.evaluation import evaluate_model

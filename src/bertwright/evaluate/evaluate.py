@@ -16,11 +16,11 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.engines.base import EngineSpec
 from bertwright.engines.predictor import Predictor
 from bertwright.errors import CheckpointError, UsageError
-from bertwright.evaluate.judged import Judged
 from bertwright.evaluate.measure import Measurement, Target, measure_targets, model_folder
-from bertwright.evaluate.significance import Interval
 from bertwright.files import read_json
 from bertwright.tasks import Task, find_task
+from bertwright.tasks.judged import Judged
+from bertwright.tasks.significance import Interval
 
 __all__ = [
     "EVALUATE_KEYS",

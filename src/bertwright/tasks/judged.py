@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertwright.evaluate.significance import (
+from bertwright.tasks import Task
+from bertwright.tasks.significance import (
     Interval,
     bootstrap,
     bootstrap_interval,
@@ -18,7 +19,6 @@ from bertwright.evaluate.significance import (
     mcnemar_exact,
     paired_bootstrap_p,
 )
-from bertwright.tasks import Task
 
 __all__ = ["Judged"]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, ttest_1samp
 
-from bertwright.evaluate.judged import Judged
-from bertwright.evaluate.significance import kept_interval, mcnemar_exact, paired_bootstrap_p
 from bertwright.tasks import find_task
 from bertwright.tasks.classify import Classify
+from bertwright.tasks.judged import Judged
+from bertwright.tasks.significance import kept_interval, mcnemar_exact, paired_bootstrap_p
 
 N = 300
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from bertwright.evaluate.significance import (
+from bertwright.tasks.significance import (
     bootstrap,
     bootstrap_interval,
     kept_interval,
@@ -149,7 +149,7 @@ def test_general_and_fast_form_are_the_same() -> None:
 def test_chunks_do_not_change_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     correct = np.random.default_rng(8).random(64) < 0.6
     whole = bootstrap_interval(correct, num_resamples=100, seed=1)
-    monkeypatch.setattr("bertwright.evaluate.significance._CHUNK_ELEMENTS", 64 * 7)
+    monkeypatch.setattr("bertwright.tasks.significance._CHUNK_ELEMENTS", 64 * 7)
     assert bootstrap_interval(correct, num_resamples=100, seed=1) == whole
     assert bootstrap_interval(correct, num_resamples=100, seed=2) != whole
 
