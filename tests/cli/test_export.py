@@ -46,3 +46,13 @@ def test_parity_is_told_where_it_was_measured(capsys):
     parity = {"num_rows": 64, "mean_abs": 1e-6, "max_abs": 2e-5, "label_agreement": 1.0}
     text = said(capsys, parity=parity)
     assert "on 64 rows" in text and "100.0% of the labels agree" in text
+
+
+def test_what_int8_costs_is_told_with_its_interval(capsys):
+    score = {"num_rows": 400, "metric": "accuracy", "allowed_points": 0.5}
+    score |= {"drop_points": 0.25, "drop_low": -0.5, "drop_high": 1.0}
+    text = said(capsys, precision="int8", score=score)
+    assert "on 400 labelled rows: accuracy -0.25 points (95%: -1.00 to +0.50)" in text
+    assert "do not exclude a loss of more than 0.5" in text and "--eval-data" in text
+    text = said(capsys, precision="int8", score=score | {"drop_high": 0.5})
+    assert "accuracy -0.25 points" in text and "exclude" not in text

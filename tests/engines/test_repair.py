@@ -93,6 +93,8 @@ def test_outlier_is_found_and_spared(
     assert "layer 1" in artifact.kept_in_high_precision
     assert artifact.score["drop_points"] <= 5.0
     assert artifact.score["torch"] == pytest.approx(1.0, abs=0.02)
+    drop = [artifact.score[key] for key in ("drop_low", "drop_points", "drop_high")]
+    assert drop == sorted(drop) and drop[0] < drop[2] and artifact.score["num_rows"] == 96
     assert artifact.quantized, "what was not spared is quantized"
     assert not any("layer.1/" in name for name in artifact.quantized)
     session = open_session(tmp_path / "out", threads=1)

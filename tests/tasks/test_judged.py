@@ -55,6 +55,18 @@ def test_of_other_scores_rows_of_both_are_drawn_together():
     assert len(good) == N
 
 
+def test_what_is_lost_is_the_difference_on_the_same_rows():
+    for task in (Classify(), ByMacroF1()):
+        good, worse = answers(task, 0.1, 1), answers(task, 0.3, 2)
+        lost = worse.lost_against(good, num_resamples=200)
+        assert lost.score == pytest.approx(good.score - worse.score)
+        assert 0 < lost.low < lost.score < lost.high
+        back = good.lost_against(worse, num_resamples=200)
+        assert (back.low, back.high) == pytest.approx((-lost.high, -lost.low))
+        itself = good.lost_against(good, num_resamples=50)
+        assert (itself.score, itself.low, itself.high) == (0.0, 0.0, 0.0)
+
+
 def test_a_teacher_that_scores_nothing_has_no_share_to_keep():
     nothing = answers(ByMacroF1(), 1.0, 0)
     assert nothing.score == 0

@@ -178,6 +178,7 @@ def test_an_exported_engine_answers_as_the_model_does(
         **{"data": data["train"], **more},
     )
     assert result.parity["num_rows"] > 0
+    assert ("drop_low" in result.score) == (precision == "int8")
     assert result.table_bits == (int(more.get("table_bits", 8)) if precision == "int8" else None)
     mine = bertwright.predict(model=str(teacher), input=data["test"]).rows
     theirs = bertwright.predict(model=str(out), input=data["test"]).rows

@@ -22,10 +22,27 @@ def show(result: ExportResult, *, as_json: bool = False) -> int:
             f"{parity['mean_abs']:.2g} on average, {parity['max_abs']:.2g} at most; "
             f"{parity['label_agreement']:.1%} of the labels agree"
         )
+    if "drop_low" in result.score:
+        remark(_what_it_costs(result))
     if result.table_bits is not None:
         remark(f"word embeddings in {result.table_bits} bits a number")
     remark(f"load it: {_how_to_load(result, out)}")
     return 0
+
+
+def _what_it_costs(result: ExportResult) -> str:
+    score = result.score
+    sentence = (
+        f"{result.precision} against fp32 on {score['num_rows']:,} labelled rows: "
+        f"{score['metric']} {-score['drop_points']:+.2f} points (95%: {-score['drop_high']:+.2f} "
+        f"to {-score['drop_low']:+.2f})"
+    )
+    if score["drop_high"] <= score["allowed_points"]:
+        return sentence
+    return (
+        f"{sentence}; these rows do not exclude a loss of more than "
+        f"{score['allowed_points']:g}: more of them with --eval-data would tell"
+    )
 
 
 def _how_to_load(result: ExportResult, out: str) -> str:

@@ -32,7 +32,7 @@ from bertwright.engines.base import (
     EngineSpec,
     load_engine,
 )
-from bertwright.engines.judge import Judge
+from bertwright.engines.judge import Judge, Score
 from bertwright.engines.parity import (
     Parity,
     as_arrays,
@@ -160,7 +160,7 @@ class _Outcome:
 
     parity: Parity
     facts: dict[str, Any]
-    score: float
+    score: Score
 
 
 @dataclass
@@ -200,7 +200,7 @@ class _Bench:
             session.close()
         return Trial(
             kept=kept,
-            drop_points=self.judge.score_t - score,
+            drop_points=self.judge.score_t - score.points,
             error=parity.mean_abs,
             extra=_Outcome(parity, facts, score),
         )
@@ -237,6 +237,7 @@ def _describe(
 ) -> Artifact:
     outcome: _Outcome = trial.extra
     facts = dict(outcome.facts)
+    lost = judge.lost(outcome.score)
     return Artifact(
         dir=folder,
         spec=spec,
@@ -244,11 +245,12 @@ def _describe(
         parity=outcome.parity.to_json(),
         score={
             "rows": judge.rows,
-            "num_rows": sum(len(batch["input_ids"]) for batch in judge.score_batches),
+            "num_rows": judge.num_rows,
             "metric": judge.task.primary,
             "torch": judge.score_t / 100,
-            "engine": outcome.score / 100,
+            "engine": outcome.score.points / 100,
             "drop_points": trial.drop_points,
+            **({} if lost is None else {"drop_low": lost.low, "drop_high": lost.high}),
             "allowed_points": allowed,
         },
         quantized=tuple(facts.pop("quantized")),

@@ -24,11 +24,23 @@ from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import UsageError
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import Task, find_task
+from bertwright.tasks.judged import Judged
+from bertwright.tasks.significance import Interval
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "Score"]
 
 _AGREEMENT_POINTS = 3.0
 _SCORE_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Score:
+    """How right an engine's answers are."""
+
+    points: float
+    """100 = everything; minus infinity where answers are not numbers."""
+    judged: Judged | None
+    """None where agreement with torch stands in for a score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +99,22 @@ class Judge:
         """Is "dev", or "parity" where agreement with torch stands in for a score."""
         return "parity" if self.dev is None else "dev"
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows the score is of."""
+        if self.judged_t is not None:
+            return len(self.judged_t)
+        return sum(len(batch["input_ids"]) for batch in self.score_batches)
+
+    @functools.cached_property
+    def judged_t(self) -> Judged | None:
+        """What the labels say of torch's outputs; None where there are none."""
+        return self._judged(self.outputs_t)
+
     @functools.cached_property
     def score_t(self) -> float:
         """Torch's score in points."""
-        return self._score_of(self.outputs_t)
+        return self._points(self.outputs_t, self.judged_t)
 
     def allowed_points(self, tolerance_points: float) -> float:
         """Return how many points may be lost."""
@@ -98,21 +122,32 @@ class Judge:
             return tolerance_points
         return max(tolerance_points, _AGREEMENT_POINTS)
 
-    def score(self, session: Session) -> float:
-        """Return the session's score in points."""
-        return self._score_of(list(session.run_many(self.score_batches)))
+    def score(self, session: Session) -> Score:
+        """Return the session's score."""
+        outputs = list(session.run_many(self.score_batches))
+        if not np.isfinite(self._real(outputs)).all():
+            return Score(points=float("-inf"), judged=None)
+        judged = self._judged(outputs)
+        return Score(points=self._points(outputs, judged), judged=judged)
 
-    def _score_of(self, outputs: Sequence[np.ndarray]) -> float:
-        found = self._real(outputs)
-        if not np.isfinite(found).all():
-            return float("-inf")
+    def lost(self, score: Score) -> Interval | None:
+        """Return how many points it is below torch, with the 95% interval over rows of dev."""
+        if score.judged is None or self.judged_t is None:
+            return None
+        return Interval(*(100 * value for value in score.judged.lost_against(self.judged_t)))
+
+    def _judged(self, outputs: Sequence[np.ndarray]) -> Judged | None:
         if self.dev is None:
-            return 100.0 * label_agreement(self._real(self.outputs_t), found)
+            return None
         gathered = Gathered(len(self.dev))
         for positions, logits, batch in zip(self.order, outputs, self.score_batches, strict=True):
             gathered.add(positions, logits, batch["attention_mask"])
-        task, in_order = self.task, gathered.in_order()
-        return 100.0 * task.metrics(task.judge(in_order, self.dev, self.decoding))[task.primary]
+        return Judged(self.task, self.task.judge(gathered.in_order(), self.dev, self.decoding))
+
+    def _points(self, outputs: Sequence[np.ndarray], judged: Judged | None) -> float:
+        if judged is not None:
+            return 100.0 * judged.score
+        return 100.0 * label_agreement(self._real(self.outputs_t), self._real(outputs))
 
     def _real(self, outputs: Sequence[np.ndarray]) -> np.ndarray:
         pairs = zip(outputs, self.score_batches, strict=True)

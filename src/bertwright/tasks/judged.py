@@ -17,6 +17,7 @@ from bertwright.tasks.significance import (
     bootstrap_interval,
     kept_interval,
     mcnemar_exact,
+    paired_bootstrap_difference,
     paired_bootstrap_p,
 )
 
@@ -69,6 +70,23 @@ class Judged:
 
         return bootstrap(
             share, self.statistics, teacher.statistics, num_resamples=num_resamples, seed=seed
+        )
+
+    def lost_against(self, other: Judged, *, num_resamples: int = 2000, seed: int = 0) -> Interval:
+        """Return other's score - this score with its 95% interval, on the same resampled rows.
+
+        Raises:
+            ValueError: other rows.
+        """
+        own, others = self.row_scores, other.row_scores
+        if own is not None and others is not None:
+            return paired_bootstrap_difference(others, own, num_resamples=num_resamples, seed=seed)
+
+        def lost(theirs: np.ndarray, mine: np.ndarray) -> float:
+            return self._score_of(theirs) - self._score_of(mine)
+
+        return bootstrap(
+            lost, other.statistics, self.statistics, num_resamples=num_resamples, seed=seed
         )
 
     def significance_against(

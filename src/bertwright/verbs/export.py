@@ -144,6 +144,8 @@ class ExportResult:
     size_mb: float
     parity: dict[str, Any]
     """Differences of the logits on real rows; empty for `transformers`, which is the same code."""
+    score: dict[str, Any] = field(default_factory=dict)
+    """What int8 and bf16 cost on labelled rows, in points: see `artifact.json`."""
     table_bits: int | None = None
     """Bits a number of the word embeddings; None where it is not int8."""
 
@@ -159,6 +161,7 @@ def export(config: ExportConfig) -> ExportResult:
     refuse_full(out)
     source = model_folder(head_folder(config.model, config.head))
     parity: dict[str, Any] = {}
+    score: dict[str, Any] = {}
     table_bits = None
     if config.format == "transformers":
         export_transformers(source, out)
@@ -167,6 +170,7 @@ def export(config: ExportConfig) -> ExportResult:
     else:
         artifact = _compile(config, source, out)
         parity, table_bits = dict(artifact.parity), artifact.facts.get("table_bits")
+        score = dict(artifact.score) if config.precision != "fp32" else {}
     return ExportResult(
         out=out,
         format=config.format,
@@ -174,6 +178,7 @@ def export(config: ExportConfig) -> ExportResult:
         precision=config.precision,
         size_mb=folder_size_mb(out),
         parity=parity,
+        score=score,
         table_bits=table_bits,
     )
 
