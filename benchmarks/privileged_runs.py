@@ -1,14 +1,16 @@
 """Generalized distillation: a teacher that reads the whole text, students that read its beginning.
 
-    OMP_NUM_THREADS=2 .venv/bin/python benchmarks/privileged_runs.py --threads 2 --data-dir DIR
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/privileged_runs.py --threads 1 --data-dir DIR
 
 Rows of clinc150 and sst2 whose text is cut after a few words; the whole text stands in a column
-`whole`. All models start from MiniLM with the pieces of the set's texts alone. Two teachers: one
-reads the beginning and the whole, as a pair, the other the beginning alone. Students of two layers
-read the beginning and learn from the first teacher (`distil --teacher-column text_b=whole`), from
-the second, or from the labels alone (control). The rows to learn from are drawn anew with each
-seed. Each run has a process of its own and leaves `results/privileged/SET-WHO-sSEED.json`; what is
-there is not done again.
+`whole`. Some rows have labels, drawn anew with each seed, others of the training set have not.
+All models start from MiniLM with the pieces of the set's texts alone. Two teachers are fine-tuned
+on the rows with labels: one reads the beginning and the whole, as a pair, the other the beginning
+alone. Students of two layers read the beginning. Some learn from a teacher's answers to all rows
+(`distil --more-text`, the first teacher's with `--teacher-column text_b=whole`), others from those
+to the rows with labels alone, and the control from the labels: as many steps all. Each run has a
+process of its own and leaves `results/privileged/SET-WHO-sSEED.json`; what is there is not done
+again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from task_data import read_rows, write_rows
@@ -31,17 +34,38 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "privileged"
 NUM_WORDS = {"clinc150": 4, "sst2": 8}
 """Words that the student may read."""
 TRAIN = {"clinc150": "train", "sst2": "train_sentences"}
+NUM_LABELLED = {"clinc150": 1500, "sst2": 1000}
+NUM_DEV = 800
+"""Rows that choose the best weights."""
+MORE_TIMES = 4
+"""Rows without labels, for each with one."""
+TEACHER_EPOCHS, STUDENT_EPOCHS = 10, 3
+"""Of the rows with labels; of all rows."""
 TRAINING = {
-    "clinc150": ("--epochs", "12", "--lr", "5e-4", "--batch-size", "32"),
-    "sst2": ("--epochs", "6", "--lr", "2e-4", "--batch-size", "32"),
+    "clinc150": ("--lr", "5e-4", "--batch-size", "32"),
+    "sst2": ("--lr", "2e-4", "--batch-size", "32"),
 }
-NUM_ROWS = 3000
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "more", "dev", "test")
 WHOLE = ("--column", "text_b=whole")
+PRIVILEGED = ("--teacher-column", "text_b=whole")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """What a student learns from."""
+
+    teacher: str
+    words: tuple[str, ...] = ()
+    more: bool = False
+    """The teacher answers rows without labels too."""
+
+
 STUDENTS = {
-    "control": ("plain", ("--method", "none")),
-    "distilled": ("plain", ("--method", "soft_targets")),
-    "privileged": ("privileged", ("--teacher-column", "text_b=whole")),
+    "control": Student(teacher="plain", words=("--method", "none")),
+    "distilled": Student(teacher="plain"),
+    "distilled-more": Student(teacher="plain", more=True),
+    "privileged": Student(teacher="privileged", words=PRIVILEGED),
+    "privileged-more": Student(teacher="privileged", words=PRIVILEGED, more=True),
 }
 
 
@@ -58,12 +82,26 @@ def main() -> None:
         for seed in range(args.seeds):
             write_splits(args, name, seed)
             for who, more in (("privileged", WHOLE), ("plain", ())):
-                words = ("finetune", "--model", encoder, *more)
+                words = ("finetune", "--model", encoder, "--epochs", str(TEACHER_EPOCHS), *more)
+                words = (*words, "--evals-per-epoch", "1")
                 train_one(args, name, f"{who}-teacher", seed, words)
-            for who, (teacher, words) in STUDENTS.items():
-                folder = args.work_dir / f"{name}-{teacher}-teacher-s{seed}"
-                start = ("--teacher", str(folder), "--start", encoder, "--layers", "2")
-                train_one(args, name, who, seed, ("distil", *start, *words))
+            for who, student in STUDENTS.items():
+                train_one(args, name, who, seed, words_of(args, name, student, seed, encoder))
+
+
+def words_of(
+    args: argparse.Namespace, name: str, student: Student, seed: int, encoder: str
+) -> tuple[str, ...]:
+    """Return how `bertwright` trains a student: as many steps, however many rows it has."""
+    teacher = args.work_dir / f"{name}-{student.teacher}-teacher-s{seed}"
+    epochs = STUDENT_EPOCHS * (1 if student.more else 1 + MORE_TIMES)
+    texts = args.work_dir / f"{name}-s{seed}" / name / "more.jsonl"
+    return (
+        *("distil", "--teacher", str(teacher), "--start", encoder, "--layers", "2"),
+        *("--epochs", str(epochs), "--evals-per-epoch", "5" if student.more else "1"),
+        *(("--more-text", str(texts)) if student.more else ()),
+        *student.words,
+    )
 
 
 def make_start(args: argparse.Namespace, name: str) -> Path:
@@ -83,18 +121,22 @@ def make_start(args: argparse.Namespace, name: str) -> Path:
 
 def write_splits(args: argparse.Namespace, name: str, seed: int) -> None:
     """Write the rows of this seed; the whole text in a column of its own."""
+    files = {"train": TRAIN[name], "dev": "dev", "test": "test"}
+    rows = {
+        split: read_rows(args.data_dir / name / f"{file}.jsonl") for split, file in files.items()
+    }
+    count = NUM_LABELLED[name]
+    order = random.Random(seed).sample(rows["train"], (1 + MORE_TIMES) * count)
+    dev = random.Random(seed).sample(rows["dev"], min(NUM_DEV, len(rows["dev"])))
+    rows |= {"train": order[:count], "more": order[count:], "dev": dev}
     for split in SPLITS:
-        file = TRAIN[name] if split == "train" else split
-        rows = read_rows(args.data_dir / name / f"{file}.jsonl")
-        if split == "train":
-            rows = random.Random(seed).sample(rows, min(NUM_ROWS, len(rows)))
         cut = [
             {
                 "text": " ".join(row["text"].split()[: NUM_WORDS[name]]),
                 "whole": row["text"],
-                "label": row["label"],
+                **({} if split == "more" else {"label": row["label"]}),
             }
-            for row in rows
+            for row in rows[split]
         ]
         path = args.work_dir / f"{name}-s{seed}" / name / f"{split}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -236,14 +236,27 @@ def test_teachers_may_read_a_column_of_their_own(encoder_dir, data, tmp_path):
     files = {"train": str(train), "dev": str(dev)}
     result = distil(tmp_path / "t", files, tmp_path / "s", teacher_column=("text_b=hint",))
     assert result.num_layers == 2 and result.num_rows == 160
-    with pytest.raises(ConfigError, match="--teacher-column"):
-        distil(
-            tmp_path / "t",
-            files,
-            tmp_path / "x",
-            teacher_column=("text_b=hint",),
-            generate="1",
-        )
+    more = tmp_path / "more.jsonl"
+    texts = [("the same words", "great"), ("the same words", "hate"), ("other words", "great")]
+    more.write_text("".join(json.dumps({"text": t, "hint": hint}) + "\n" for t, hint in texts))
+    given = {"teacher_column": ("text_b=hint",), "more_text": (str(more),)}
+    result = distil(tmp_path / "t", files, tmp_path / "m", **given)
+    assert result.num_rows == 163
+    lines, as_read = (
+        [json.loads(line) for line in (tmp_path / "m" / name).read_text().splitlines()]
+        for name in ("transfer.jsonl", "transfer-teachers.jsonl")
+    )
+    assert [line["label"] for line in lines[160:]] == ["good", "bad", "good"]
+    assert all(line.keys() == {"text", "label"} for line in lines)
+    assert [(line["text"], line["text_b"]) for line in as_read[160:]] == texts
+    assert [line["text"] for line in as_read] == [line["text"] for line in lines]
+    again = distil(tmp_path / "t", files, tmp_path / "m", resume=True, **given)
+    assert again.num_rows == 163
+    with pytest.raises(ConfigError, match="--teacher-column.*generated"):
+        distil(tmp_path / "t", files, tmp_path / "x", generate="1", **given)
+    with pytest.raises(UsageError, match="hint"):
+        given["more_text"] = (str(data["train"]),)
+        distil(tmp_path / "t", files, tmp_path / "y", **given)
 
 
 def test_several_teachers_and_a_start_from_another_family(teacher, data, tmp_path):

@@ -153,7 +153,8 @@ class DistilConfig:
     copies=4,replace=0.4 (`bertwright methods transfer_set`)."""
     teacher_column: tuple[str, ...] = ()
     """A column that only the teachers read, ROLE=NAME: text_b=description, or text=long_text; may
-    be given several times. They must have been trained to read it."""
+    be given several times. They must have been trained to read it. The rows of --more-text need
+    it too."""
     layers: int | None = None
     """Layers of the student. Without it all of the teacher's, if it is made smaller otherwise."""
     layer_choice: str | None = None
@@ -201,10 +202,10 @@ class DistilConfig:
         self._check_size()
         self._check_pruning()
         self._check_theseus()
-        if self.teacher_column and (self.more_text or self.generate):
+        if self.teacher_column and self.generate:
             raise ConfigError(
-                "--teacher-column needs rows that have it, and texts without labels have none",
-                hint="leave --more-text and --generate out",
+                "--teacher-column needs rows that have it, and generated texts have none",
+                hint="leave --generate out, or give rows that have it with --more-text",
             )
 
     def _check_size(self) -> None:
@@ -295,14 +296,18 @@ def distil(config: DistilConfig) -> TrainedResult:
         teacher.max_length = config.training.max_length
     parent.max_length = config.training.max_length
     num_labelled = len(rows)
-    rows = with_more_rows(config, rows, teacher, task, labels, run_dir)
+    rows = with_more_rows(
+        config, rows, teacher, task, labels, run_dir, teacher_column=config.teacher_column
+    )
     asked = any(not isinstance(method, ALONE_OR_BESIDE) for method in methods)
     taught = asked and not isinstance(methods[0], TheseusConfig)
     encoded, encoded_eval = tokenise_both(
         (rows, eval_rows), parent, task, long_rows=config.long_rows, taught=taught
     )
     student = new_student(config, parent, layers, encoded, task)
-    source = teacher_of(config, teachers, parent, task, rows, encoded) if asked else teacher
+    source = (
+        teacher_of(config, teachers, parent, task, rows, encoded, run_dir) if asked else teacher
+    )
     student, result = _train(config, methods, student, source, encoded, encoded_eval, run_dir)
     student.lineage = {
         "base_model": parent.lineage.get("base_model"),

@@ -15,6 +15,7 @@ from bertwright.data.rows import Rows
 from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.errors import DataError, UsageError
 from bertwright.evaluate.measure import model_folder
+from bertwright.files import write_json_lines
 from bertwright.methods.distil.several_teachers import ask_teachers
 from bertwright.methods.distil.teacher_source import TeacherSource
 from bertwright.methods.distil.train import have_one_vocabulary
@@ -37,11 +38,15 @@ __all__ = ["generator_of", "load_teachers", "teacher_of", "with_more_rows"]
 
 TRANSFER_FILE = "transfer.jsonl"
 """In the run's folder: the rows with labels, then those that the teacher answered."""
+AS_TEACHERS_READ_FILE = "transfer-teachers.jsonl"
+"""Beside it, where teachers read columns of their own: the same rows as they read them."""
 
 
 class MoreRows(Protocol):
     """What the configs of `distil` and `compress` have in common."""
 
+    @property
+    def data(self) -> str: ...
     @property
     def more_text(self) -> tuple[str, ...]: ...
     @property
@@ -59,10 +64,13 @@ def with_more_rows(
     task: Task,
     labels: LabelSet | None,
     run_dir: Path,
+    *,
+    teacher_column: Sequence[str] = (),
 ) -> Rows:
     """Return the rows to learn from, those that the teacher answers among them.
 
-    They are written to `transfer.jsonl`, from which a resumed run reads them.
+    They are written to `transfer.jsonl`, from which a resumed run reads them; where the teacher
+    reads columns of its own, the rows as it reads them to `transfer-teachers.jsonl`.
     """
     if not (config.more_text or config.generate):
         return rows
@@ -70,6 +78,7 @@ def with_more_rows(
     if not path.exists():
         task.refuse_texts_without_labels()
         more: list[dict[str, Any]] = []
+        as_read: list[dict[str, Any]] = []
         for place in config.more_text:
             read = read_rows(
                 place,
@@ -79,10 +88,16 @@ def with_more_rows(
                 rejected_path=run_dir / "rejected-more.jsonl",
             )
             more += text_rows(read)
+            if teacher_column:
+                wide = _as_teachers_read(place, config.reading, teacher_column, read, task)
+                as_read += text_rows(wide)
         generator = generator_of(config)
         if generator is not None:
             more += generator.apply(teacher, rows, seed=config.training.seed)
-        write_transfer_set(path, rows, more, teacher=teacher, task=task)
+        if teacher_column:
+            wide = _as_teachers_read(config.data, config.reading, teacher_column, rows, task)
+            write_json_lines(run_dir / AS_TEACHERS_READ_FILE, [*text_rows(wide), *as_read])
+        write_transfer_set(path, rows, more, teacher=teacher, task=task, as_read=as_read or more)
     return load_rows(path, schema=task.schema, labels=labels)
 
 
@@ -120,6 +135,7 @@ def teacher_of(
     task: Task,
     rows: Rows,
     encoded: EncodedRows,
+    run_dir: Path,
 ) -> TaskModel | TeacherSource:
     """Return what answers in training: the teacher itself where it reads what the student reads.
 
@@ -130,6 +146,7 @@ def teacher_of(
         task: theirs.
         rows: what the student learns from.
         encoded: the same as the student reads them.
+        run_dir: where rows that the teacher answered may lie, as it reads them.
 
     Raises:
         UsageError: a teacher's rows do not correspond to the student's.
@@ -137,7 +154,11 @@ def teacher_of(
     alone = len(teachers) == 1 and not config.teacher_column
     if alone and have_one_vocabulary(parent, teachers[0]):
         return teachers[0]
-    read = _as_teachers_read(config, rows, task) if config.teacher_column else rows
+    read = rows
+    if config.teacher_column and config.more_text:
+        read = load_rows(run_dir / AS_TEACHERS_READ_FILE, schema=task.schema, need_label=False)
+    elif config.teacher_column:
+        read = _as_teachers_read(config.data, config.reading, config.teacher_column, rows, task)
     return ask_teachers(
         [
             (
@@ -155,23 +176,30 @@ def teacher_of(
     )
 
 
-def _as_teachers_read(config: DistilConfig, rows: Rows, task: Task) -> Rows:
+def _as_teachers_read(
+    place: str, reading: DataConfig, teacher_column: Sequence[str], rows: Rows, task: Task
+) -> Rows:
     """Return the same rows with the columns that only teachers read.
+
+    Args:
+        place: where the rows were read from.
+        reading: how.
+        teacher_column: ROLE=NAME each.
+        rows: as the student reads them.
+        task: theirs.
 
     Raises:
         DataError: a row is not among those read so.
     """
-    reading = replace(
-        config.reading, column=(*config.reading.column, *config.teacher_column), max_rows=None
-    )
-    found = read_rows(config.data, reading, task, need_label=False)
+    reading = replace(reading, column=(*reading.column, *teacher_column), max_rows=None)
+    found = read_rows(place, reading, task, need_label=False)
     known, wanted = found.row_numbers(), rows.row_numbers()
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     missing = wanted[known[places] != wanted]
     if len(missing):
         raise DataError(
             f"row {missing[0]} cannot be read as --teacher-column says",
-            path=config.data,
+            path=place,
             hint="every row needs what the teacher reads",
         )
     return found.select(places)

@@ -207,13 +207,28 @@ def write_transfer_set(
     *,
     teacher: TaskModel,
     task: Task,
+    as_read: Sequence[Row] | None = None,
     cache_folder: str | Path | None = None,
 ) -> int:
     """Write the labelled rows, then the others with the teacher's answers, as JSON lines.
 
+    Args:
+        path: the file.
+        rows: with labels.
+        more: the texts of the others.
+        teacher: what answers them.
+        task: the teacher's.
+        as_read: the others as the teacher reads them, where that is not as they are written.
+        cache_folder: see `answer_rows`.
+
     Returns how many were added. Raises as `answer_rows`.
     """
-    added = list(answer_rows(teacher, more, task, cache_folder=cache_folder)) if more else []
+    added: list[Row] = []
+    if more:
+        answered = answer_rows(teacher, as_read or more, task, cache_folder=cache_folder)
+        added = [
+            {**row, "label": given["label"]} for row, given in zip(more, answered, strict=True)
+        ]
     write_json_lines(path, [*_with_names(rows), *added])
     return len(added)
 
