@@ -31,6 +31,22 @@ def test_the_import_is_lean():
     assert done.returncode == 0, done.stderr
 
 
+WITHOUT_TORCH_MODELS = """
+import sys
+import bertwright.engines.openvino_engine, bertwright.engines.onnx_engine
+import bertwright.engines.predictor, bertwright.verbs.predict
+heavy = {'transformers.modeling_utils', 'torch._dynamo', 'sklearn', 'scipy'} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_what_answers_from_an_exported_folder_imports_no_code_of_torch_models():
+    pytest.importorskip("openvino")
+    code = [sys.executable, "-c", WITHOUT_TORCH_MODELS]
+    done = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_verb_is_a_function_of_the_package():
     for name in VERBS:
         assert name in bertwright.__all__ and name in dir(bertwright)

@@ -13,8 +13,8 @@ from transformers import AutoModel
 from bertwright.errors import UnsupportedFamilyError, UnsupportedRoleError
 from bertwright.models.export import export_transformers
 from bertwright.models.roles import get_roles
-from bertwright.models.small import SmallConfig, SmallEncoder
-from bertwright.models.small.encoder import hash_runs
+from bertwright.models.small import SmallConfig
+from bertwright.models.small.encoder import SmallEncoder, hash_runs
 from bertwright.models.task_model import ModelConfig, TaskModel
 
 IDS = torch.tensor([[3, 9, 4, 9, 4, 7], [5, 9, 4, 0, 0, 0]])

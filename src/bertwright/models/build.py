@@ -6,11 +6,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertwright.errors import ModelLoadError, UnsupportedRoleError, UsageError
 from bertwright.models.depth import make_shallower
@@ -27,6 +26,9 @@ from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.models.widths import make_narrower, put_in_order
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.plan import SurgeryPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "build_task_model",
@@ -75,11 +77,11 @@ def build_task_model(
     config = config or ModelConfig()
     encoder, own_tokenizer = load_encoder(source)
     tokenizer = tokenizer or own_tokenizer
-    if tokenizer is None and not isinstance(source, PreTrainedModel):
+    if tokenizer is None and isinstance(source, str | Path):
         raise ModelLoadError(
             f"{source} has no tokenizer", hint="put tokenizer.json beside config.json"
         )
-    base = source.config.name_or_path if isinstance(source, PreTrainedModel) else str(source)
+    base = str(source) if isinstance(source, str | Path) else source.config.name_or_path
     lineage: dict[str, Any] = {"base_model": base, "family": get_roles(encoder).family}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from bertwright.models.roles import get_roles
 from bertwright.models.widths import note_widths
 from bertwright.surgery.layers import keep_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["make_shallower"]
 

@@ -11,7 +11,7 @@ import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +21,6 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
@@ -32,9 +31,12 @@ from bertwright.files import folder_size_mb
 from bertwright.models.factorised import factorise_to_saved, saved_rank
 from bertwright.models.families import FAMILIES
 from bertwright.models.roles import get_roles
-from bertwright.models.small import SmallConfig, SmallEncoder
+from bertwright.models.small import SmallConfig
 from bertwright.models.stream import keep_saved_width, saved_attention_width, with_built_width
 from bertwright.models.widths import narrow_to_saved, saved_widths
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "HEADS_FOLDER",
@@ -48,9 +50,6 @@ __all__ = [
     "save_encoder",
     "saved_size_mb",
 ]
-
-AutoConfig.register(SmallConfig.model_type, SmallConfig)
-AutoModel.register(SmallConfig, SmallEncoder)
 
 HEADS_FOLDER = "heads"
 """In the folder of a model with several heads: a folder for each."""
@@ -139,7 +138,7 @@ def load_encoder(
         UnsupportedFamilyError: the architecture is not a known one.
         MissingDependencyError: `minilm` is asked for and its package is not installed.
     """
-    if isinstance(source, PreTrainedModel):
+    if not isinstance(source, str | Path):
         encoder = _bare_encoder(copy.deepcopy(source))
         if attn is not None:
             encoder.set_attn_implementation(attn)
@@ -165,6 +164,9 @@ def _bare_encoder(model: PreTrainedModel) -> PreTrainedModel:
 
 def _load_pretrained(where: str, attn: str | None) -> PreTrainedModel:
     config = _load_config(where)
+    if config.model_type == SmallConfig.model_type:
+        import bertwright.models.small.encoder  # noqa: F401  AutoModel knows it from there
+
     options: dict[str, Any] = (
         {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
     )
@@ -282,7 +284,7 @@ def read_checkpoint_tensors(
 
     Used for weights that the bare encoder leaves out, such as BERT's pooler.
     """
-    if isinstance(source, PreTrainedModel):
+    if not isinstance(source, str | Path):
         state = source.state_dict()
         return {name: state[name].detach().clone().float() for name in names if name in state}
     where = resolve_source(source)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from bertwright.errors import ParityError, UnsupportedRoleError
 from bertwright.files import atomic_dir
@@ -26,6 +26,9 @@ from bertwright.models.outputs import OutputScale
 from bertwright.models.task_model import TaskModel
 from bertwright.models.token_drop import refuse_token_drop
 from bertwright.models.widths import refuse_uneven
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["EXPORT_TOLERANCE", "export_transformers", "stock_class", "to_stock_classifier"]
 

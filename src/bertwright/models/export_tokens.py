@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
-    PreTrainedModel,
 )
 
 from bertwright.errors import UnsupportedRoleError
@@ -18,6 +17,9 @@ from bertwright.models.encoder import quiet_transformers
 from bertwright.models.heads import TokenHead
 from bertwright.models.task_model import TaskModel
 from bertwright.models.widths import refuse_uneven
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["STOCK_TOKEN_MODELS", "StockTokenModel", "to_stock_token_model", "token_logits"]
 

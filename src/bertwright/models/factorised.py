@@ -11,13 +11,15 @@ Shapes: V pieces, D width of the embeddings, R rank, B batch, L length.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from bertwright.errors import CheckpointError, UnsupportedRoleError, UsageError
 from bertwright.surgery.factors import factorise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "FactorisedEmbedding",

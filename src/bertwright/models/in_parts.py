@@ -6,7 +6,6 @@ Shapes: B batch, L length, D model width.
 from __future__ import annotations
 
 from torch import Tensor
-from transformers.masking_utils import create_bidirectional_mask
 
 from bertwright.errors import UnsupportedFamilyError
 from bertwright.models.roles import Roles
@@ -47,6 +46,8 @@ def mask_for_layers(roles: Roles, states: Tensor, mask: Tensor) -> Tensor | None
         states: what enters the next layer, [B, L, D].
         mask: 1 for real tokens, [B, L].
     """
+    from transformers.masking_utils import create_bidirectional_mask
+
     return create_bidirectional_mask(
         config=roles.encoder.config, inputs_embeds=states, attention_mask=mask
     )

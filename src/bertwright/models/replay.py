@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from bertwright.models.depth import make_shallower
 from bertwright.models.factorised import factorise_embeddings
@@ -15,6 +14,9 @@ from bertwright.models.stream import keep_width
 from bertwright.models.vocabulary import keep_embeddings
 from bertwright.models.widths import make_narrower, put_in_order
 from bertwright.surgery.plan import SurgeryPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["replay_surgery"]
 

@@ -10,18 +10,17 @@ Shapes: B batch, L length, D model width, N heads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import (
-    create_bidirectional_mask,
-    create_bidirectional_sliding_window_mask,
-)
+from transformers import PreTrainedConfig
 
 from bertwright.errors import UnsupportedFamilyError, UnsupportedRoleError, UsageError
 from bertwright.models.families import FAMILIES, ROLES, Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["Roles", "get_roles"]
 
@@ -35,6 +34,8 @@ def get_roles(encoder: nn.Module) -> Roles:
     Raises:
         UnsupportedFamilyError: the family is not known, or this is not a bare encoder of it.
     """
+    from transformers import PreTrainedModel
+
     name = str(getattr(getattr(encoder, "config", None), "model_type", None))
     if name not in FAMILIES or not isinstance(encoder, PreTrainedModel):
         raise UnsupportedFamilyError(
@@ -253,6 +254,11 @@ class Roles:
 
         The encoder passes those of one kind only, and the others are made from them.
         """
+        from transformers.masking_utils import (
+            create_bidirectional_mask,
+            create_bidirectional_sliding_window_mask,
+        )
+
         (hidden, *rest), options = args, dict(kwargs)
         mask = options.pop("attention_mask", None)
         options.pop("position_embeddings", None)

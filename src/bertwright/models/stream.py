@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from bertwright.errors import CheckpointError, UnsupportedRoleError
 from bertwright.models.factorised import FactorisedEmbedding
 from bertwright.models.roles import Roles, get_roles
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.widths import keep_columns, keep_entries, keep_inputs, keep_outputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "NORMS",

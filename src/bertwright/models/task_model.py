@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertwright.config import config_from_dict, config_to_dict
 from bertwright.errors import (
@@ -50,6 +49,9 @@ from bertwright.models.recorder import Recorder
 from bertwright.models.roles import Roles, get_roles
 from bertwright.models.token_drop import TokenDrop, run_with_fewer
 from bertwright.surgery.plan import SurgeryPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "FORMAT_VERSION",

@@ -7,21 +7,23 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bertwright.errors import ModelLoadError, UnsupportedRoleError, UsageError
 from bertwright.models.build import copy_around
 from bertwright.models.encoder import load_tokenizer
 from bertwright.models.pooling import WordWeights
 from bertwright.models.roles import get_roles
-from bertwright.models.small import SmallEncoder
+from bertwright.models.small import SmallConfig
 from bertwright.models.task_model import TaskModel
 from bertwright.surgery.kept import check_kept
 from bertwright.surgery.vocabulary import keep_pieces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "copy_with_pieces",
@@ -123,8 +125,9 @@ def keep_embeddings(encoder: PreTrainedModel, kept: Sequence[int]) -> None:
     words.num_embeddings = len(chosen)
     if words.padding_idx is not None:
         words.padding_idx = new_ids.get(words.padding_idx)
-    if isinstance(encoder, SmallEncoder):
-        encoder.embeddings.keep_numbers(chosen)
+    if config.model_type == SmallConfig.model_type:
+        small: Any = encoder
+        small.embeddings.keep_numbers(chosen)
     config.vocab_size = len(chosen)
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):

@@ -10,10 +10,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from bertwright.errors import CheckpointError, UnsupportedRoleError
 from bertwright.models.factorised import saved_rank
@@ -21,6 +20,9 @@ from bertwright.models.roles import Roles, get_roles
 from bertwright.models.stream import saved_attention_width
 from bertwright.surgery.kept import check_kept, check_order
 from bertwright.surgery.widths import head_features, keep_inputs, keep_outputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "LayerWidths",

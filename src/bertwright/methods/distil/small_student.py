@@ -19,7 +19,7 @@ from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UsageError
 from bertwright.models.modes import eval_mode
 from bertwright.models.quantized import refuse_quantized
-from bertwright.models.small import SmallConfig, SmallEncoder
+from bertwright.models.small import SmallConfig
 from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.progress import Progress
 from bertwright.registry import register_method
@@ -140,6 +140,8 @@ def make_small_student(
         ConfigError: it is wider than the teacher.
         UsageError: the teacher has no tokenizer, or has been quantized.
     """
+    from bertwright.models.small.encoder import SmallEncoder
+
     refuse_quantized(teacher, "a student cannot start from it")
     if teacher.tokenizer is None:
         raise UsageError("the teacher has no tokenizer", hint="save it with its tokenizer")

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
 from bertwright.errors import UnsupportedFamilyError
 
@@ -203,6 +202,8 @@ class StockHead(nn.Module):
             dropout: rate in place of the family's own.
             width: of the pooled vector; None: the encoder's own.
         """
+        from transformers.activations import ACT2FN
+
         super().__init__()
         form = get_stock_form(config)
         inner = int(config.hidden_size)

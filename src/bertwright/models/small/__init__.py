@@ -1,9 +1,9 @@
 """Encoders without attention, for budgets that no transformer meets.
 
-`models/encoder.py` makes them known to `AutoConfig` and `AutoModel`.
+`AutoConfig` knows them from here, `AutoModel` from `models/small/encoder.py`: importing that takes
+seconds, so it is left to whoever makes or loads one.
 """
 
 from bertwright.models.small.config import SmallConfig
-from bertwright.models.small.encoder import SmallEncoder
 
-__all__ = ["SmallConfig", "SmallEncoder"]
+__all__ = ["SmallConfig"]

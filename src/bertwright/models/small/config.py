@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 __all__ = ["KINDS", "SmallConfig"]
 
@@ -60,3 +60,6 @@ class SmallConfig(PreTrainedConfig):
         self.hidden_dropout_prob = hidden_dropout_prob
         super().__init__(**others)
         self.pad_token_id = pad_token_id
+
+
+AutoConfig.register(SmallConfig.model_type, SmallConfig)
