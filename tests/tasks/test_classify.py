@@ -11,6 +11,7 @@ from torch import nn
 
 from bertwright.errors import UnknownChoiceError
 from bertwright.tasks import find_task
+from bertwright.tasks.classify import largest
 
 NO_INPUTS: Any = None
 TASK = find_task("classify")
@@ -128,3 +129,12 @@ def test_a_single_class_has_no_correlation_and_no_warning():
         "macro_f1": 1.0,
         "mcc": 0.0,
     }
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 5, 40])
+def test_the_largest_are_those_of_a_stable_sort(num_classes):
+    values = np.random.default_rng(0).integers(0, 7, (200, num_classes)) / 7.0  # many are equal
+    before = values.copy()
+    expected = np.argsort(-values, axis=1, kind="stable")[:, :5]
+    assert (largest(values, 5) == expected).all()
+    assert (values == before).all()

@@ -20,7 +20,7 @@ from bertwright.models.task_model import TaskModel
 from bertwright.tasks.base import Task
 from bertwright.tasks.metrics.classes import class_metrics, class_statistics
 
-__all__ = ["Classify", "class_losses", "judge_classes", "softmax", "true_labels"]
+__all__ = ["Classify", "class_losses", "judge_classes", "largest", "softmax", "true_labels"]
 
 TOP_SCORES = 5
 
@@ -30,6 +30,27 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     powers = np.exp(shifted)
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the places of the largest of each row, the first of equal ones first.
+
+    Far less work than sorting rows of many classes.
+
+    Args:
+        values: [N,C].
+        count: K; all C where there are no more.
+
+    Returns:
+        [N,K], in falling order of the values.
+    """
+    left = values.copy()
+    rows = np.arange(len(left))
+    places = np.empty((len(left), min(count, left.shape[1])), dtype=np.int64)
+    for rank in range(places.shape[1]):
+        places[:, rank] = left.argmax(axis=1)
+        left[rows, places[:, rank]] = -np.inf
+    return places
 
 
 def class_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -113,7 +134,7 @@ class Classify(Task):
         if len(logits) == 0:
             return []
         probabilities = softmax(logits)
-        top = np.argsort(-probabilities, axis=-1, kind="stable")[:, :TOP_SCORES]
+        top = largest(probabilities, TOP_SCORES)
         values = np.take_along_axis(probabilities, top, axis=-1)
         return [
             {
