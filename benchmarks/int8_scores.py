@@ -4,7 +4,7 @@
 
 A model a set is fine-tuned (seed 0) and exported as `bertwright export` does it: to bf16, to int8
 as it comes (nothing spared; by NNCF's ranges and by ours), and to int8 with the default tolerance
-of half a point on dev, where parts are spared or the export is refused. What this machine cannot
+of half a point on dev and with none, where parts are spared or the export is refused. What this machine cannot
 compute is left out. Then it is trained on, as long with `qat` as without, and both are exported to
 int8, as it comes. All are judged on test. A set leaves `results/int8_scores/SET.json`; what is
 there is not done again. Models stay in the work folder.
@@ -17,7 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,15 @@ EXPORTS = {
     "openvino-int8-percentile": ("openvino:int8", ANY_DROP | {"ranges": "percentile"}),
     "openvino-int8-mse": ("openvino:int8", ANY_DROP | {"ranges": "mse"}),
     "openvino-int8-mse-smooth": ("openvino:int8", ANY_DROP | {"ranges": "mse:smooth=0.5"}),
+    "openvino-int8-strict": ("openvino:int8", {"tolerance-points": 0}),
     "onnxruntime-int8": ("onnxruntime:int8", ANY_DROP),
     "onnxruntime-int8-repaired": ("onnxruntime:int8", {}),
+    "onnxruntime-int8-strict": ("onnxruntime:int8", {"tolerance-points": 0}),
 }
 """Name -> engine and precision, further options."""
+MORE = {"more": (), "qat": ("--method", "qat")}
+"""How the teacher is trained on, with rounding and without."""
+OF_MORE = ("torch-fp32", "openvino-int8")
 FORMATS = {"openvino": "openvino", "onnxruntime": "onnx"}
 
 
@@ -78,27 +83,41 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.sets:
         out = RESULTS / f"{name}.json"
-        if not out.exists():
+        known = {row["name"]: row for row in read_json(out)["rows"]} if out.exists() else {}
+        if not known.keys() >= names_of_rows():
             print(name, file=sys.stderr, flush=True)
-            write_json(out, measure_set(name, args))
+            write_json(out, measure_set(name, known, args))
 
 
-def measure_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train what is not there yet, export and judge all of it."""
+def names_of_rows() -> set[str]:
+    """Return what is measured of a set with the engines that this machine has."""
+    able = available_engines()
+    exports = [name for name, (spec, _) in EXPORTS.items() if able[spec] is None]
+    return {"torch-fp32", *exports, *(f"{kind}-{what}" for kind in MORE for what in OF_MORE)}
+
+
+def measure_set(
+    name: str, known: Mapping[str, dict[str, Any]], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Train what is not there yet, export and judge what is not known yet."""
     setup, folder = SETUPS[name], args.work_dir / name
     teacher = folder / "teacher"
     train(name, teacher, "minilm", setup.epochs, setup.lr, (), args)
-    for kind, methods in (("more", ()), ("qat", ("--method", "qat"))):
+    for kind, methods in MORE.items():
         train(name, folder / kind, str(teacher), MORE_EPOCHS, setup.lr / 2, methods, args)
-    rows = [judged("torch-fp32", teacher, name, args)]
+    rows: list[dict[str, Any]] = []
+
+    def add(label: str, measure: Callable[..., dict[str, Any]], *of: Any) -> None:
+        rows.append(known.get(label) or measure(label, *of, name, args))
+
+    add("torch-fp32", judged, teacher)
     able = available_engines()
     for export, (spec, more) in EXPORTS.items():
         if able[spec] is None:
-            rows.append(exported(export, teacher, spec, more, name, args))
-    for kind in ("more", "qat"):
-        rows.append(judged(f"{kind}-torch-fp32", folder / kind, name, args))
-        label = f"{kind}-openvino-int8"
-        rows.append(exported(label, folder / kind, "openvino:int8", ANY_DROP, name, args))
+            add(export, exported, teacher, spec, more)
+    for kind in MORE:
+        add(f"{kind}-torch-fp32", judged, folder / kind)
+        add(f"{kind}-openvino-int8", exported, folder / kind, "openvino:int8", ANY_DROP)
     return {
         **{"set": name, "task": setup.task, "seed": 0, "rows": rows, "threads": args.threads},
         **{"machine": machine(), "versions": versions()},
