@@ -4,10 +4,10 @@
 
 A model a set is fine-tuned (seed 0) and exported as `bertwright export` does it: to bf16, to int8
 as it comes (nothing spared; by NNCF's ranges and by ours), and to int8 with the default tolerance
-of half a point on dev and with none, where parts are spared or the export is refused. What this machine cannot
-compute is left out. Then it is trained on, as long with `qat` as without, and both are exported to
-int8, as it comes. All are judged on test. A set leaves `results/int8_scores/SET.json`; what is
-there is not done again. Models stay in the work folder.
+of half a point on dev and with none, where parts are spared or the export is refused. What this
+machine cannot compute is left out. Then it is trained on, as long with `qat` as without, and both
+are exported to int8, as it comes. All are judged on test. A set leaves
+`results/int8_scores/SET.json`; what is there is not done again. Models stay in the work folder.
 """
 
 from __future__ import annotations

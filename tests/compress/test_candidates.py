@@ -47,12 +47,14 @@ def test_narrow_and_small_students_are_made_without_what_works_with_layers():
         "distil-cnn-layers-3",
         "control-4L-f25",
         "distil-4L-f25",
+        "fitted-4L-f25",
         "control-3L",
         "distil-3L",
         "fitted-3L",
         "theseus-3L",
         "control-6L-h50",
         "distil-6L-h50",
+        "fitted-6L-h50",
     ]
     costs = [plan.cost for plan in plans]
     assert costs == sorted(costs) and costs[0] == 0

@@ -27,6 +27,7 @@ from bertwright.errors import ConfigError, NonFiniteLossError, UsageError
 from bertwright.evaluate.evaluate import EVALUATE_KEYS, as_judged
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
 from bertwright.models.build import build_task_model
+from bertwright.models.roles import get_roles
 from bertwright.models.task_model import ModelConfig, TaskModel
 from bertwright.tasks import find_task
 from bertwright.training.config import TrainingConfig
@@ -230,6 +231,20 @@ def test_of_a_fitted_student_the_better_is_kept(context, tmp_path):
     assert found[0].steps == found[1].steps > 0 and found[1].score > spoiled.score
     a, b = (TaskModel.load(one.model_dir).state_dict() for one in found)
     assert all(torch.equal(a[one], b[one]) for one in a) and not torch.equal(a[name], of_teacher)
+
+
+def test_a_fitted_student_may_be_narrower_than_the_layers_it_takes(context, tmp_path):
+    plan = StudentPlan(2, "fitted", 0, heads=0.5, neurons=0.25)
+    training = replace(context.training, lr=3.0)  # harm, so what was fitted is kept
+    done = train_whole(plan, replace(context, training=training, folder=tmp_path))
+    student, teacher = TaskModel.load(done.model_dir), context.teacher
+    assert done.steps == 0 and get_roles(student.encoder).num_layers == 2
+    kept = student.state_dict()["encoder.encoder.layer.1.intermediate.dense.weight"]
+    own = teacher.state_dict()["encoder.encoder.layer.1.intermediate.dense.weight"]
+    assert len(kept) < len(own)
+    rows = {tuple(row) for row in own.tolist()}
+    assert all(tuple(row) in rows for row in kept.tolist()), "neurons of the teacher's layer 1"
+    assert done.score > 1 / len(teacher.labels)
 
 
 def test_an_engine_that_was_not_asked_for_is_not_chosen():

@@ -26,7 +26,8 @@ __all__ = [
 StudentMethod = Literal["theseus", "distil", "control", "fitted", "elastic"]
 STUDENT_METHODS: tuple[StudentMethod, ...] = ("control", "distil", "fitted", "theseus")
 """Those that are tried unless others are asked for."""
-SHALLOWER_ONLY = ("fitted", "theseus")
+SHALLOWER_ONLY = ("theseus",)
+WITH_ATTENTION_ONLY = ("fitted", "theseus")
 """These keep or replace whole layers."""
 _ATTENTION_SHARE = 1 / 3
 """Of a layer's weights those of attention: 4 D² of 12 D², where the FFN is four times as wide."""
@@ -138,7 +139,8 @@ def plan_students(
 ) -> list[StudentPlan]:
     """Return the students to train, cheap ones first.
 
-    Theseus and a fitted head make shallower students only: they work with whole layers.
+    Theseus makes shallower students only: it works with whole layers. A head is fitted on layers
+    of the teacher, so students without attention have none.
 
     Args:
         num_layers: the teacher's.
@@ -162,15 +164,19 @@ def plan_students(
                 "theseus out of --students",
             )
         plans += [StudentPlan(depth, method, seed) for method in methods]
-    others = [method for method in methods if method not in SHALLOWER_ONLY]
+    narrowing = [method for method in methods if method not in SHALLOWER_ONLY]
     for size in map(narrow_of, narrow):
         depth = size.layers or num_layers
         _check_depth(depth, num_layers, below=False)
-        plans += [StudentPlan(depth, one, seed, size.heads, size.neurons) for one in others]
+        plans += [StudentPlan(depth, one, seed, size.heads, size.neurons) for one in narrowing]
     for spec in small:
         kind = small_of(spec)
         own = 0 if kind.kind == "static" else kind.layers
-        plans += [StudentPlan(own, method, seed, small=spec) for method in others]
+        plans += [
+            StudentPlan(own, method, seed, small=spec)
+            for method in methods
+            if method not in WITH_ATTENTION_ONLY
+        ]
     return sorted(set(plans), key=lambda plan: (plan.cost, plan))
 
 

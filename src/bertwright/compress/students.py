@@ -25,7 +25,7 @@ from bertwright.files import read_json, write_json
 from bertwright.methods.distil.fitted_head import FittedHead
 from bertwright.methods.distil.small_student import SmallStudent
 from bertwright.methods.distil.soft_targets import SoftTargetsConfig
-from bertwright.methods.distil.student_init import choose_layers
+from bertwright.methods.distil.student_init import LayerChoice, choose_layers
 from bertwright.methods.distil.train import ask_teacher, train_distilled
 from bertwright.methods.prune.heads import HeadPruning, HeadPruningConfig
 from bertwright.methods.prune.neurons import NeuronPruning, NeuronPruningConfig
@@ -298,6 +298,18 @@ def _student_of(
         return maker.apply(model, context.train_rows, seed=plan.seed)
     if plan.layers in context.starts and not plan.is_narrow:
         return _untrained(context.starts[plan.layers], context.teacher, plan.seed)
+    narrow = _narrowed(model, plan, context, control=control)
+    return copy_with_layers(narrow, _layers_of(model, plan, "uniform"))
+
+
+def _layers_of(model: TaskModel, plan: StudentPlan, choice: LayerChoice) -> tuple[int, ...]:
+    return choose_layers(get_roles(model.encoder).num_layers, plan.layers, choice)
+
+
+def _narrowed(
+    model: TaskModel, plan: StudentPlan, context: StudentContext, *, control: bool = False
+) -> TaskModel:
+    """Return the model with the heads and neurons that the plan leaves it, all of its layers."""
     task = find_task(model.task)
     if plan.heads < 1:
         heads = HeadPruningConfig(
@@ -307,8 +319,7 @@ def _student_of(
     if plan.neurons < 1:
         neurons = NeuronPruningConfig(share=plan.neurons, by="magnitude" if control else "gradient")
         model = NeuronPruning(neurons).apply(model, context.train_rows, task)
-    depth = get_roles(model.encoder).num_layers
-    return copy_with_layers(model, choose_layers(depth, plan.layers, "uniform"))
+    return model
 
 
 def _train_theseus(
@@ -337,8 +348,8 @@ def _train_fitted(
     training on the same rows unlearns (docs/students.md).
     """
     teacher, rows, began = context.teacher, context.rows_of(plan), time.perf_counter()
-    layers = choose_layers(get_roles(teacher.encoder).num_layers, plan.layers, "first")
-    student = copy_with_layers(teacher, layers)
+    narrow = _narrowed(teacher, plan, context)
+    student = copy_with_layers(narrow, _layers_of(teacher, plan, "first"))
     student = copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
     folder = context.folder / TEACHER_ANSWERS
     source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
