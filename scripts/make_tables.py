@@ -31,7 +31,7 @@ from saving_tables import (
     round_trips_table,
     trimmed_corpora_table,
 )
-from student_tables import static_table, transfer_table
+from student_tables import privileged_table, static_table, transfer_table
 
 from bertwright.compress.frontier import find_frontier
 from bertwright.errors import DataError
@@ -243,6 +243,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "document-vectors": document_vectors_table,
     "compare": compare_table,
     "transfer": transfer_table,
+    "privileged": privileged_table,
     "static": static_table,
     "round-trips": round_trips_table,
     "int8-sizes": int8_sizes_table,

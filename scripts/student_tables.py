@@ -11,7 +11,7 @@ from layout import markdown_table, over_seeds
 
 from bertwright.files import read_json
 
-__all__ = ["static_table", "transfer_table"]
+__all__ = ["privileged_table", "static_table", "transfer_table"]
 
 RECIPES = {
     "control": "labels alone (control)",
@@ -46,6 +46,18 @@ SIZES = {
     "static": "static",
     "static-ngrams": "static, pairs of pieces too",
 }
+
+
+PRIVILEGED = {
+    "privileged-teacher": "the teacher that reads the whole, 6 layers",
+    "plain-teacher": "the teacher that reads the beginning, 6 layers",
+    "control": "2 layers, labels alone (control)",
+    "distilled": "2 layers, from the teacher that reads the beginning",
+    "distilled-more": "the same, its answers to rows without labels too",
+    "privileged": "2 layers, from the teacher that reads the whole",
+    "privileged-more": "the same, its answers to rows without labels too",
+}
+"""Of privileged_runs.py."""
 
 
 Found = dict[str, dict[str, list[Mapping[str, Any]]]]
@@ -120,6 +132,26 @@ def static_table(results: Path) -> str:
                 rows.append([label, accuracy, kept, *_rate_and_size(speed, tfidf)])
     header = ["set, model", "accuracy on test", "of the teacher's", "texts/s", "times TF-IDF's"]
     return markdown_table([*header, "MB"], rows) if rows else ""
+
+
+def privileged_table(results: Path) -> str:
+    """Students of teachers that read more than they do: accuracy, and lead over the control."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for path in sorted((results / "privileged").glob("*.json")):
+        run = read_json(path)
+        of_set = found.setdefault(run["set"], {})
+        of_set.setdefault(run["who"], {})[run["seed"]] = run["test"]["score"]
+    rows = []
+    for name, of_set in found.items():
+        control = of_set.get("control", {})
+        for who, words in PRIVILEGED.items():
+            scores = of_set.get(who, {})
+            leads = [scores[seed] - control[seed] for seed in scores if seed in control]
+            lead = "–" if who == "control" else over_seeds(leads)
+            cells = [f"{over_seeds(list(scores.values()))} ({len(scores)})", lead]
+            rows += [[f"{name}, {words}", *cells]] if scores else []
+    header = ["set, model", "accuracy on test", "above the control, by seed"]
+    return markdown_table(header, rows) if rows else ""
 
 
 def _with_interval(score: Mapping[str, Any]) -> str:

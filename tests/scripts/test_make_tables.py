@@ -387,6 +387,18 @@ def test_students_without_attention_stand_beside_tfidf(make_tables, tmp_path):
     assert make_tables.static_table(tmp_path / "nothing") == ""
 
 
+def test_privileged_students_stand_beside_the_control_of_their_seed(make_tables, tmp_path):
+    scores = {"control": (0.5, 0.6), "privileged-more": (0.54, 0.66), "distilled": (0.5,)}
+    for who, of_who in scores.items():
+        for seed, score in enumerate(of_who):
+            found = {"set": "toy", "who": who, "seed": seed, "test": {"score": score}}
+            write(tmp_path, f"privileged/toy-{who}-s{seed}.json", found)
+    lines = make_tables.privileged_table(tmp_path).splitlines()
+    assert lines[2] == "| toy, 2 layers, labels alone (control) | 55.0 ± 7.1 (2) | – |"
+    assert lines[3].endswith("| 50.0 (1) | 0.0 |") and lines[4].endswith("| 5.0 ± 1.4 |")
+    assert len(lines) == 5 and make_tables.privileged_table(tmp_path / "nothing") == ""
+
+
 def test_round_trips_tell_the_furthest_and_what_was_refused(make_tables, tmp_path):
     refused = {"refused": "no such part"}
     whole = {"max_logit": 2.0, "loaded_equal": True, "stock": {"max_abs": 0.0}}
