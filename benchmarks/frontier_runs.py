@@ -3,9 +3,8 @@
     .venv/bin/python benchmarks/frontier_runs.py --threads 2 --jobs 2 --data-dir DIR
 
 MiniLM is fine-tuned on clinc150, sst2, mrpc and wnut17; `compress` makes students of 3, 2 and 1
-layers (controls, soft targets, fitted heads trained on, Theseus), half of the heads and neurons of
-three layers, elastic sizes, and static ones, each in every engine in fp32 and int8, three seeds at
-the chosen size. Test rows judge; they choose nothing. Searches that were broken off go on. Speeds
+layers (controls, soft targets, fitted heads trained on, Theseus), narrower ones, elastic sizes, and
+static ones, each in every engine in fp32 and int8, three seeds at the chosen size. Test rows judge; they choose nothing. Searches that were broken off go on. Speeds
 are measured at the end of each search, so nothing else may run then. Leaves
 `results/frontiers/SET/frontier.json` with the recipes of teacher and search; what is there is not
 done again. `--max-rows` and another `--results` try it small.
@@ -35,12 +34,23 @@ class Setup:
     lr: tuple[float, float]
     batch_size: int = 32
     students: tuple[str, ...] = ("control", "distil", "fitted", "theseus", "elastic")
+    narrow: tuple[str, ...] = ("layers=3,heads=0.5,neurons=0.5",)
     small: tuple[str, ...] = ("static",)
 
 
 SETUPS = {
-    "clinc150": Setup(epochs=(5, 5), lr=(3e-4, 5e-4), batch_size=64),
-    "sst2": Setup(train="train_sentences", epochs=(3, 4), lr=(1e-4, 2e-4)),
+    "clinc150": Setup(
+        epochs=(5, 5),
+        lr=(3e-4, 5e-4),
+        batch_size=64,
+        narrow=("layers=1,heads=0.5,neurons=0.25", "layers=2,heads=0.5,neurons=0.25"),
+    ),
+    "sst2": Setup(
+        train="train_sentences",
+        epochs=(3, 4),
+        lr=(1e-4, 2e-4),
+        narrow=("layers=2,heads=0.5,neurons=0.25", "layers=3,heads=0.5,neurons=0.5"),
+    ),
     "mrpc": Setup(epochs=(4, 6), lr=(1e-4, 2e-4), small=()),
     "wnut17": Setup(
         task="tag",
@@ -51,7 +61,6 @@ SETUPS = {
     ),
 }
 DEPTHS = (3, 2, 1)
-NARROW = ("layers=3,heads=0.5,neurons=0.5",)
 KEEP, SEEDS = 0.99, 3
 
 
@@ -89,7 +98,12 @@ def search(name: str, args: argparse.Namespace) -> None:
     more |= {"keep": KEEP, "seeds": SEEDS, "jobs": args.jobs, "evals-per-epoch": 1}
     more |= {} if args.minutes is None else {"minutes": args.minutes}
     words = ["compress", *options(data | more | training(setup, 1)), *going_on(out)]
-    tried = {"depths": DEPTHS, "students": setup.students, "narrow": NARROW, "small": setup.small}
+    tried = {
+        "depths": DEPTHS,
+        "students": setup.students,
+        "narrow": setup.narrow,
+        "small": setup.small,
+    }
     for option, values in tried.items():
         words += [word for value in values for word in (f"--{option}", str(value))]
     bertwright(words, args.threads, may_miss=True)
