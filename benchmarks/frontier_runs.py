@@ -4,10 +4,11 @@
 
 MiniLM is fine-tuned on clinc150, sst2, mrpc and wnut17; `compress` makes students of 3, 2 and 1
 layers (controls, soft targets, fitted heads trained on, Theseus), narrower ones, elastic sizes, and
-static ones, each in every engine in fp32 and int8, three seeds at the chosen size. Test rows judge; they choose nothing. Searches that were broken off go on. Speeds
-are measured at the end of each search, so nothing else may run then. Leaves
-`results/frontiers/SET/frontier.json` with the recipes of teacher and search; what is there is not
-done again. `--max-rows` and another `--results` try it small.
+static ones, each in every engine in fp32 and int8, three seeds at the chosen size. Test rows judge;
+they choose nothing. Searches that were broken off go on. Speeds are measured at the end of each
+search, so nothing else may run then. Leaves `results/frontiers/SET/frontier.json` with the recipes
+of teacher and search; what is there is not done again. `--max-rows` and another `--results` try it
+small.
 """
 
 from __future__ import annotations
