@@ -27,8 +27,9 @@ StudentMethod = Literal["theseus", "distil", "control", "fitted", "elastic"]
 STUDENT_METHODS: tuple[StudentMethod, ...] = ("control", "distil", "fitted", "theseus")
 """Those that are tried unless others are asked for."""
 SHALLOWER_ONLY = ("theseus",)
+"""It replaces whole layers."""
 WITH_ATTENTION_ONLY = ("fitted", "theseus")
-"""These keep or replace whole layers."""
+"""These take layers of the teacher."""
 _ATTENTION_SHARE = 1 / 3
 """Of a layer's weights those of attention: 4 D² of 12 D², where the FFN is four times as wide."""
 
