@@ -77,7 +77,7 @@ def split_news(args: argparse.Namespace) -> Path:
     """Write the rows of ag_news to learn from, to choose by and to judge by; return their place."""
     home = args.work_dir / "data"
     if not (home / "ag_news" / "test.jsonl").exists():
-        rows = read_rows(args.data_dir / "ag_news" / "train.jsonl.gz")
+        rows = read_rows(args.data_dir / "ag_news" / "train.jsonl")
         rows = random.Random(0).sample(rows, NEWS_ROWS + NEWS_DEV)
         (home / "ag_news").mkdir(parents=True, exist_ok=True)
         write_rows(home / "ag_news" / "train.jsonl", rows[NEWS_DEV:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,30 @@ def test_odd_inputs(saved: Callable[..., Path], tmp_path: Path) -> None:
         predictor.predict("good")
     with pytest.raises(ModelLoadError, match="neither"):
         Predictor(tmp_path)
+
+
+def test_cycles_are_collected_again_after_answers_and_after_errors(
+    saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, seen = Predictor(saved()), []
+
+    def fail(*_: object) -> None:
+        seen.append(gc.isenabled())
+        raise RuntimeError
+
+    predictor.predict(["good"])
+    assert gc.isenabled()
+    monkeypatch.setattr(predictor, "_run", fail)
+    with pytest.raises(RuntimeError):
+        predictor.predict(["good"])
+    assert seen == [False] and gc.isenabled()
+    gc.disable()
+    try:
+        with pytest.raises(RuntimeError):
+            predictor.predict(["good"])
+        assert not gc.isenabled(), "as the caller has it"
+    finally:
+        gc.enable()
 
 
 def test_artifact_serves_by_itself(saved: Callable[..., Path], tmp_path: Path) -> None:

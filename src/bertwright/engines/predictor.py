@@ -6,6 +6,7 @@ Shapes: N rows, B batch, L length, C classes.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,10 +121,11 @@ class Predictor:
                 stack.enter_context(bar)
             for start in range(0, num_rows, _CHUNK_ROWS):
                 chunk = {name: column[start : start + _CHUNK_ROWS] for name, column in rows.items()}
-                features = self._features(chunk)
-                outputs = self._run(features, bar)
-                inputs = Inputs.of(chunk, features)
-                answers += self.task.decode(outputs, inputs, self.labels, self.decoding)
+                with _without_collecting():
+                    features = self._features(chunk)
+                    outputs = self._run(features, bar)
+                    inputs = Inputs.of(chunk, features)
+                    answers += self.task.decode(outputs, inputs, self.labels, self.decoding)
         return answers
 
     def count_tokens(self, rows: Mapping[str, Sequence[Any]]) -> int:
@@ -235,6 +237,18 @@ def _as_columns(texts: Sequence[str], texts_b: Sequence[str] | None) -> dict[str
     if len(texts_b) != len(texts):
         raise UsageError(f"{len(texts)} texts, but {len(texts_b)} second texts")
     return {"text": texts, "text_b": texts_b}
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Keep the collector of cycles off meanwhile: many objects are made here, and no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _one_token(tokenizer: PreTrainedTokenizerBase) -> Batch:
