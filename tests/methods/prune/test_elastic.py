@@ -213,12 +213,14 @@ def test_what_it_cannot_do_is_refused_with_the_reason(tmp_path):
     uneven = copy_with_widths(model, neurons={0: range(8)})
     with pytest.raises(UsageError, match="neurons"):
         train_elastic(uneven, None, rows, None, config=SIZES, **options)
-    other = tiny_teacher("mpnet")
-    with pytest.raises(UnsupportedFamilyError, match="mpnet"):
-        train_elastic(other, None, tiny_rows(other), None, config=SIZES, **options)
+    for family in ("mpnet", "albert"):
+        other = tiny_teacher(family)
+        with pytest.raises(UnsupportedFamilyError, match=family):
+            train_elastic(other, None, tiny_rows(other), None, config=SIZES, **options)
     several = with_pooling("weighted-layers")
     with pytest.raises(UsageError, match="several layers"):
         train_elastic(several, None, tiny_rows(several), None, config=SIZES, **options)
+    assert not (tmp_path / "run").exists(), "refused before anything is written"
     for wrong in ({"layers": 0}, {"heads": 0.0}, {"neurons": 1.5}, {"widths": 1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             ElasticConfig(**wrong)

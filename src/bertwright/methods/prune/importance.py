@@ -65,7 +65,10 @@ def gate_gradients(
     Source: Michel, Levy, Neubig 2019, arXiv:1905.10650 (heads); Molchanov et al. 2017,
     arXiv:1611.06440 (neurons).
     """
-    means = mean_gradients(model, rows, task, Gates(model.roles), batch_tokens=batch_tokens)
+    gates = Gates(model.roles)
+    if not gates.counts:
+        return Importance(heads=None, neurons=None)
+    means = mean_gradients(model, rows, task, gates, batch_tokens=batch_tokens)
     return Importance(heads=means.get("heads"), neurons=means.get("neurons"))
 
 

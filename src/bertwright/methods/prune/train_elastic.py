@@ -14,7 +14,12 @@ from bertwright.methods.distil.soft_targets import SoftTargets, SoftTargetsConfi
 from bertwright.methods.distil.teacher_cache import TeacherSource
 from bertwright.methods.distil.train import ask_teacher, refuse_different_tokenizers
 from bertwright.methods.phases import claim_folder
-from bertwright.methods.prune.elastic import Elastic, ElasticConfig, order_by_importance
+from bertwright.methods.prune.elastic import (
+    Elastic,
+    ElasticConfig,
+    check_elastic,
+    order_by_importance,
+)
 from bertwright.methods.prune.vocabulary import refuse_unknown_pieces
 from bertwright.models.task_model import TaskModel
 from bertwright.tasks import Task, find_task
@@ -70,6 +75,7 @@ def train_elastic(
             "the last one",
             hint="give soft_targets beside it, or nothing",
         )
+    check_elastic(model, config)
     refuse_unknown_pieces(model, train_rows)
     task = task or find_task(model.task)
     folder = Path(run_dir) / ORDER_DIR
