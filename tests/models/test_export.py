@@ -131,9 +131,16 @@ def test_xlnet_by_its_own_tokenizer(tmp_path):
     )
     assert batch["attention_mask"][1, 0] == 0, "xlnet pads on the left"
     with torch.no_grad():
-        theirs = stock(**batch).logits
+        found = stock(**batch)
+        theirs = found.logits
         ours = model(batch["input_ids"], batch["attention_mask"]).logits
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    assert "mems" not in found, "they would break transformers' own pipeline with batches"
+    folder = str(tmp_path / "stock")
+    answers = pipeline("text-classification", model=folder, batch_size=2, top_k=None)(texts)
+    for row, answer in zip(theirs.softmax(-1), answers, strict=True):
+        got = {each["label"]: each["score"] for each in answer}
+        assert got == pytest.approx(dict(zip(LABELS, row.tolist(), strict=True)), abs=1e-5)
 
 
 def test_bart_says_why_not(tmp_path):

@@ -105,7 +105,7 @@ def to_stock_classifier(model: TaskModel) -> PreTrainedModel:
     config.label2id = {name: i for i, name in enumerate(names)}
     config.problem_type = _PROBLEM_TYPES[model.outputs.kind]
     options, parts = _map_model(model, form)
-    for key, value in options.items():
+    for key, value in (options | dict(model.roles.record.stock_options)).items():
         setattr(config, key, value)
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         stock = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)

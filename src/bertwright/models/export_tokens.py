@@ -69,6 +69,8 @@ def to_stock_token_model(model: TaskModel) -> PreTrainedModel:
     if model.labels:
         config.id2label = dict(enumerate(model.labels))
         config.label2id = {name: i for i, name in enumerate(model.labels)}
+    for key, value in model.roles.record.stock_options.items():
+        setattr(config, key, value)
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         stock = kind.auto.from_config(config, dtype=torch.float32)
     base = getattr(stock, stock.base_model_prefix)

@@ -51,6 +51,8 @@ class Family:
     position_offset: int = 0
     """How many of the position embeddings no token can use."""
     forward_options: Mapping[str, Any] = field(default_factory=dict)
+    stock_options: Mapping[str, Any] = field(default_factory=dict)
+    """What a stock model's configuration says in their place."""
     head_count: str = "num_attention_heads"
     """What the attention module calls its number of heads."""
     head_size: str = "attention_head_size"
@@ -227,6 +229,7 @@ FAMILIES: Mapping[str, Family] = {
             asks_for_attentions=True,
             neurons_in_config="d_inner",
             forward_options={"use_mems": False},
+            stock_options={"use_mems_eval": False},
             parts={
                 "attention_norm": "rel_attn.layer_norm",
                 "ffn_in": "ff.layer_1",
