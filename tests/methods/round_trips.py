@@ -66,8 +66,19 @@ def _stock(
     except BertwrightError as error:
         return {"refused": error.message}
     stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    if model.roles.cls_at_end:
+        batch = _padded_on_the_left(batch)
     with torch.no_grad():
         return {"max_abs": float((stock(**batch).logits - logits).abs().max())}
+
+
+def _padded_on_the_left(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return the batch as tokenizers of families give it that read the last token."""
+    pads = (batch["attention_mask"] == 0).sum(dim=1).tolist()
+    return {
+        name: torch.stack([row.roll(shift) for row, shift in zip(rows, pads, strict=True)])
+        for name, rows in batch.items()
+    }
 
 
 def _exported(place: Path, engine: str, out: Path, model: TaskModel) -> dict[str, Any]:
