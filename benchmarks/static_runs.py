@@ -6,14 +6,16 @@ On clinc150 and sst2 the teachers are those of transfer_runs.py, on ag_news Mini
 5,000 of its rows; each with its vocabulary trimmed to its set. Static students (alone, and with
 pairs of pieces) learn by soft targets with three seeds, one layer with the first; TF-IDF
 with logistic regression is that of `bertwright compare`. All are judged on test. Then they are
-measured side by side on the same texts, text in, label out: each student in OpenVINO and torch, in
-a process of its own, and TF-IDF before and after them (`--prepare` leaves that for later, when the
+measured side by side on the same texts, text in, label out: the teacher in `transformers`' own
+pipeline, each student in OpenVINO and torch, one layer in OpenVINO's int8 too, each in a process of
+its own, and TF-IDF before and after them (`--prepare` leaves that for later, when the
 machine is quiet). Writes `results/static/SET.json`; what is there is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import random
 import shutil
@@ -29,10 +31,16 @@ from transfer_runs import SETUPS, SIZES, Setup, bertwright, data_words, facts, m
 
 from bertwright.compare.bag_of_words import TfidfContender
 from bertwright.compare.contender import LabelledTexts
+from bertwright.compress.bench import BASELINE, baseline_target
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
+from bertwright.data.tokenise import tokenise
 from bertwright.engines.compile import compile_model
+from bertwright.engines.predictor import Predictor
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import Target, measure_targets
 from bertwright.files import read_json, write_json
+from bertwright.models.task_model import TaskModel
 from bertwright.tasks import find_task
 from bertwright.tasks.judged import Judged
 from bertwright.tasks.metrics.classes import class_statistics
@@ -50,7 +58,7 @@ NEWS_ROWS, NEWS_DEV = 5000, 1000
 STATIC_EPOCHS = 10
 SEEDS = {"static": 3, "static-ngrams": 3, "1": 1}
 """How many, by size as transfer_runs.py names it."""
-SPEED_ROWS = 1000
+SPEED_ROWS, CALIBRATION_ROWS = 1000, 300
 
 
 def main() -> None:
@@ -122,16 +130,20 @@ def measure_set(
     train, dev, test = (labelled(rows[split], rows[splits[0]]) for split in splits)
     tfidf = TfidfContender().fit(train, dev, num_classes=int(train.labels.max()) + 1, seed=0)
     answers = tfidf.logits(test.texts).argmax(axis=1)
-    score = Judged(find_task("classify"), class_statistics(answers, test.labels)).interval()
-    targets = []
+    in_int8: dict[str, dict[str, float]] = {}
+    teacher = make_trimmed_teacher(args, name)
+    stock, max_length = args.work_dir / name / "stock", TaskModel.load(teacher).max_length
+    targets = [baseline_target(find_task("classify"), teacher, max_length, stock)[0]]
     for size, (first, *_) in students.items():
-        place = first.parent / f"{first.name}-openvino"
-        if not place.exists():
-            compile_model(first, "openvino:fp32", place, threads=args.threads)
-        targets += [
-            Target(name=f"{size}@torch:fp32", path=first, spec="torch:fp32"),
-            Target(name=f"{size}@openvino:fp32", path=place, spec="openvino:fp32"),
-        ]
+        targets.append(Target(name=f"{size}@torch:fp32", path=first, spec="torch:fp32"))
+        for precision in ("fp32", "int8") if size.isdigit() else ("fp32",):
+            spec = f"openvino:{precision}"
+            place = compiled(first, spec, rows["train"], args.threads)
+            targets.append(Target(name=f"{size}@{spec}", path=place, spec=spec))
+            if precision == "int8":
+                with contextlib.closing(Predictor(place, threads=args.threads)) as int8:
+                    order = np.argsort(np.argsort(int8.labels))  # ids by sorted labels
+                    in_int8[size] = judged(order[int8.logits(test.texts).argmax(axis=1)], test)
     rates = [rate_of(tfidf, texts) for _ in range(args.repeats)]
     measured = measure_targets(
         targets, {"text": texts}, threads=args.threads, repeats=args.repeats, latency_rows=100
@@ -140,19 +152,39 @@ def measure_set(
     return {
         "set": name,
         "tfidf": {
-            **{"score": score.score, "score_low": score.low, "score_high": score.high},
+            **judged(answers, test),
             **{"throughput_texts_s": statistics.median(rates), "size_mb": tfidf.num_bytes / 1e6},
         },
         "students": {
             size: [read_json(folder / "facts.json") for folder in folders]
             for size, folders in students.items()
         },
+        "int8": in_int8,
         "teacher": read_json(
             RESULTS.parent / "transfer" / name / "teacher-s0.json",
         )["test"],
         "speeds": [vars(one) for one in measured],
+        "baseline": BASELINE,
         **{"threads": args.threads, "machine": machine(), "versions": versions()},
     }
+
+
+def judged(answers: np.ndarray, rows: LabelledTexts) -> dict[str, float]:
+    """Return the accuracy of answers with its interval."""
+    score = Judged(find_task("classify"), class_statistics(answers, rows.labels)).interval()
+    return {"score": score.score, "score_low": score.low, "score_high": score.high}
+
+
+def compiled(model: Path, spec: str, rows: list[dict[str, Any]], threads: int) -> Path:
+    """Return the folder of a student in an engine, made where it is not there yet."""
+    place = model.parent / f"{model.name}-{spec.replace(':', '-')}"
+    if not place.exists():
+        student = TaskModel.load(model)
+        some = random.Random(0).sample(rows, min(CALIBRATION_ROWS, len(rows)))
+        found = load_rows(some, labels=LabelSet(tuple(student.labels)))
+        encoded = tokenise(found, student.tokenizer, max_length=student.max_length)
+        compile_model(model, spec, place, calibration=encoded, parity=encoded, threads=threads)
+    return place
 
 
 def labelled(rows: list[dict[str, Any]], train: list[dict[str, Any]]) -> LabelledTexts:

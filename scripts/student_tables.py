@@ -48,6 +48,9 @@ SIZES = {
 }
 
 
+STATIC_SPECS = ("torch:fp32", "openvino:fp32", "openvino:int8")
+
+
 PRIVILEGED = {
     "privileged-teacher": "the teacher that reads the whole, 6 layers",
     "plain-teacher": "the teacher that reads the beginning, 6 layers",
@@ -120,17 +123,27 @@ def static_table(results: Path) -> str:
     for path in sorted((results / "static").glob("*.json")):
         found = read_json(path)
         tfidf, name = found["tfidf"], found["set"]
-        rows.append([f"{name}, TF-IDF", _with_interval(tfidf), "–", *_rate_and_size(tfidf, tfidf)])
         speeds = {one["name"]: one for one in found["speeds"]}
+        teacher, pipeline = _with_interval(found["teacher"]), speeds[found["baseline"]]
+        cells = [f"{name}, teacher in transformers' pipeline", teacher, "100%"]
+        rows.append([*cells, *_rate_and_size(pipeline, pipeline)])
+        kept = f"{100 * tfidf['score'] / found['teacher']['score']:.1f}%"
+        cells = [f"{name}, TF-IDF", _with_interval(tfidf), kept]
+        rows.append([*cells, *_rate_and_size(tfidf, pipeline)])
         for size, runs in found["students"].items():
             scores = [run["test"]["score"] for run in runs]
             accuracy = over_seeds(scores) if len(runs) > 1 else _with_interval(runs[0]["test"])
-            for engine in ("torch", "openvino"):
-                speed = speeds[f"{size}@{engine}:fp32"]
+            for spec in STATIC_SPECS:
+                speed = speeds.get(f"{size}@{spec}")
+                if speed is None:
+                    continue
+                if spec.endswith("int8"):
+                    scores = [found["int8"][size]["score"]]
+                    accuracy = _with_interval(found["int8"][size])
                 kept = f"{100 * statistics.mean(scores) / found['teacher']['score']:.1f}%"
-                label = f"{name}, {SIZES[size]}, {engine}"
-                rows.append([label, accuracy, kept, *_rate_and_size(speed, tfidf)])
-    header = ["set, model", "accuracy on test", "of the teacher's", "texts/s", "times TF-IDF's"]
+                label = f"{name}, {SIZES[size]}, {spec}"
+                rows.append([label, accuracy, kept, *_rate_and_size(speed, pipeline)])
+    header = ["set, model", "accuracy on test", "of the teacher's", "texts/s", "times the pipeline"]
     return markdown_table([*header, "MB"], rows) if rows else ""
 
 
@@ -159,7 +172,7 @@ def _with_interval(score: Mapping[str, Any]) -> str:
     return f"{100 * score['score']:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _rate_and_size(one: Mapping[str, Any], tfidf: Mapping[str, Any]) -> list[str]:
+def _rate_and_size(one: Mapping[str, Any], pipeline: Mapping[str, Any]) -> list[str]:
     rate = one["throughput_texts_s"]
-    times = rate / tfidf["throughput_texts_s"]
-    return [f"{rate:,.0f}", f"{times:.2f}", f"{one['size_mb']:.1f}"]
+    times = rate / pipeline["throughput_texts_s"]
+    return [f"{rate:,.0f}", f"{times:.1f}", f"{one['size_mb']:.1f}"]

@@ -372,18 +372,31 @@ def test_students_without_attention_stand_beside_tfidf(make_tables, tmp_path):
         {"name": f"static@{engine}:fp32", "throughput_texts_s": rate, "size_mb": 14.05}
         for engine, rate in (("torch", 5000.0), ("openvino", 20000.0))
     ]
+    speeds += [
+        {"name": "pipeline", "throughput_texts_s": 200.0, "size_mb": 90.0},
+        {"name": "1@openvino:int8", "throughput_texts_s": 8000.0, "size_mb": 9.0},
+    ]
     found = {
         "set": "toy",
-        "teacher": {"score": 0.9},
+        "teacher": {**score, "score": 0.9},
+        "int8": {"1": score},
+        "baseline": "pipeline",
         "tfidf": {**score, "throughput_texts_s": 10000.0, "size_mb": 2.0},
-        "students": {"static": [{"test": {"score": one}} for one in (0.84, 0.86)]},
+        "students": {
+            "static": [{"test": {"score": one}} for one in (0.84, 0.86)],
+            "1": [{"test": score}],
+        },
         "speeds": speeds,
     }
     write(tmp_path, "static/toy.json", found)
     lines = make_tables.static_table(tmp_path).splitlines()
-    assert lines[-3] == "| toy, TF-IDF | 80.0 [79.0, 81.0] | – | 10,000 | 1.00 | 2.0 |"
-    assert lines[-2].startswith("| toy, static, torch | 85.0 ± 1.4 | 94.4% | 5,000 | 0.50 |")
-    assert lines[-1].startswith("| toy, static, openvino | 85.0 ± 1.4 | 94.4% | 20,000 | 2.00 |")
+    assert lines[2].endswith("pipeline | 90.0 [79.0, 81.0] | 100% | 200 | 1.0 | 90.0 |")
+    assert lines[3] == "| toy, TF-IDF | 80.0 [79.0, 81.0] | 88.9% | 10,000 | 50.0 | 2.0 |"
+    assert lines[4].startswith("| toy, static, torch:fp32 | 85.0 ± 1.4 | 94.4% | 5,000 | 25.0 |")
+    assert "| toy, static, openvino:fp32 | 85.0 ± 1.4 | 94.4% | 20,000 | 100.0 |" in lines[5]
+    assert lines[6].startswith("| toy, 1 layer, openvino:int8 | 80.0 [79.0, 81.0] | 88.9% | 8,000")
+        "| toy, 1 layer, openvino:int8 | 80.0 [79.0, 81.0] | 88.9% | 8,000 |"
+    )
     assert make_tables.static_table(tmp_path / "nothing") == ""
 
 
