@@ -138,7 +138,7 @@ def measure_set(
         targets.append(Target(name=f"{size}@torch:fp32", path=first, spec="torch:fp32"))
         for precision in ("fp32", "int8") if size.isdigit() else ("fp32",):
             spec = f"openvino:{precision}"
-            place = compiled(first, spec, rows["train"], args.threads)
+            place = compiled(first, spec, rows[splits[0]], args.threads)
             targets.append(Target(name=f"{size}@{spec}", path=place, spec=spec))
             if precision == "int8":
                 with contextlib.closing(Predictor(place, threads=args.threads)) as int8:

@@ -395,8 +395,6 @@ def test_students_without_attention_stand_beside_tfidf(make_tables, tmp_path):
     assert lines[4].startswith("| toy, static, torch:fp32 | 85.0 ± 1.4 | 94.4% | 5,000 | 25.0 |")
     assert "| toy, static, openvino:fp32 | 85.0 ± 1.4 | 94.4% | 20,000 | 100.0 |" in lines[5]
     assert lines[6].startswith("| toy, 1 layer, openvino:int8 | 80.0 [79.0, 81.0] | 88.9% | 8,000")
-        "| toy, 1 layer, openvino:int8 | 80.0 [79.0, 81.0] | 88.9% | 8,000 |"
-    )
     assert make_tables.static_table(tmp_path / "nothing") == ""
 
 
