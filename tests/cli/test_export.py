@@ -48,6 +48,13 @@ def test_parity_is_told_where_it_was_measured(capsys):
     assert "on 64 rows" in text and "100.0% of the labels agree" in text
 
 
+def test_int8_that_is_slower_on_this_processor_says_so(capsys):
+    given = {"format": "openvino", "precision": "int8"}
+    assert "slower than its fp32" in said(capsys, **given, weight_bits=7)
+    assert "slower" not in said(capsys, **given, weight_bits=8)
+    assert "slower" not in said(capsys, format="onnx", precision="int8", weight_bits=7)
+
+
 def test_what_int8_costs_is_told_with_its_interval(capsys):
     score = {"num_rows": 400, "metric": "accuracy", "allowed_points": 0.5}
     score |= {"drop_points": 0.25, "drop_low": -0.5, "drop_high": 1.0}

@@ -26,6 +26,11 @@ def show(result: ExportResult, *, as_json: bool = False) -> int:
         remark(_what_it_costs(result))
     if result.table_bits is not None:
         remark(f"word embeddings in {result.table_bits} bits a number")
+    if result.format == "openvino" and result.weight_bits == 7:
+        remark(
+            "this processor has no VNNI: OpenVINO's int8 is smaller here, but slower than its "
+            "fp32; ONNX Runtime's is faster (--format onnx; docs/int8.md has figures)"
+        )
     remark(f"load it: {_how_to_load(result, out)}")
     return 0
 

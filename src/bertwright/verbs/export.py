@@ -148,6 +148,8 @@ class ExportResult:
     """What int8 and bf16 cost on labelled rows, in points: see `artifact.json`."""
     table_bits: int | None = None
     """Bits a number of the word embeddings; None where it is not int8."""
+    weight_bits: int | None = None
+    """The same of matrices; 7 where the processor has no VNNI."""
 
 
 def export(config: ExportConfig) -> ExportResult:
@@ -162,7 +164,7 @@ def export(config: ExportConfig) -> ExportResult:
     source = model_folder(head_folder(config.model, config.head))
     parity: dict[str, Any] = {}
     score: dict[str, Any] = {}
-    table_bits = None
+    table_bits = weight_bits = None
     if config.format == "transformers":
         export_transformers(source, out)
     elif config.format == "sentence-transformers":
@@ -170,6 +172,7 @@ def export(config: ExportConfig) -> ExportResult:
     else:
         artifact = _compile(config, source, out)
         parity, table_bits = dict(artifact.parity), artifact.facts.get("table_bits")
+        weight_bits = artifact.facts.get("weight_bits")
         score = dict(artifact.score) if config.precision != "fp32" else {}
     return ExportResult(
         out=out,
@@ -180,6 +183,7 @@ def export(config: ExportConfig) -> ExportResult:
         parity=parity,
         score=score,
         table_bits=table_bits,
+        weight_bits=weight_bits,
     )
 
 
