@@ -149,7 +149,7 @@ class ExportResult:
     table_bits: int | None = None
     """Bits a number of the word embeddings; None where it is not int8."""
     weight_bits: int | None = None
-    """The same of matrices; 7 where the processor has no VNNI."""
+    """What matrices have in int8 on this processor: 7 where it has no VNNI."""
 
 
 def export(config: ExportConfig) -> ExportResult:
@@ -172,7 +172,7 @@ def export(config: ExportConfig) -> ExportResult:
     else:
         artifact = _compile(config, source, out)
         parity, table_bits = dict(artifact.parity), artifact.facts.get("table_bits")
-        weight_bits = artifact.facts.get("weight_bits")
+        weight_bits = _weight_bits() if config.precision == "int8" else None
         score = dict(artifact.score) if config.precision != "fp32" else {}
     return ExportResult(
         out=out,
@@ -185,6 +185,12 @@ def export(config: ExportConfig) -> ExportResult:
         table_bits=table_bits,
         weight_bits=weight_bits,
     )
+
+
+def _weight_bits() -> int:
+    from bertwright.engines.exact_sums import exact_weight_bits
+
+    return exact_weight_bits()
 
 
 def _compile(config: ExportConfig, source: Path, out: Path) -> Artifact:
