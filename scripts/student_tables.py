@@ -49,8 +49,7 @@ SIZES = {
 
 
 STATIC_SPECS = ("torch:fp32", "openvino:fp32", "openvino:int8")
-
-
+"""Of static_runs.py."""
 PRIVILEGED = {
     "privileged-teacher": "the teacher that reads the whole, 6 layers",
     "plain-teacher": "the teacher that reads the beginning, 6 layers",
@@ -131,15 +130,12 @@ def static_table(results: Path) -> str:
         cells = [f"{name}, TF-IDF", _with_interval(tfidf), kept]
         rows.append([*cells, *_rate_and_size(tfidf, pipeline)])
         for size, runs in found["students"].items():
-            scores = [run["test"]["score"] for run in runs]
-            accuracy = over_seeds(scores) if len(runs) > 1 else _with_interval(runs[0]["test"])
-            for spec in STATIC_SPECS:
-                speed = speeds.get(f"{size}@{spec}")
-                if speed is None:
-                    continue
-                if spec.endswith("int8"):
-                    scores = [found["int8"][size]["score"]]
-                    accuracy = _with_interval(found["int8"][size])
+            for spec in (one for one in STATIC_SPECS if f"{size}@{one}" in speeds):
+                tests = [run["test"] for run in runs]
+                judged = [found["int8"][size]] if spec.endswith("int8") else tests
+                scores = [one["score"] for one in judged]
+                accuracy = over_seeds(scores) if len(scores) > 1 else _with_interval(judged[0])
+                speed = speeds[f"{size}@{spec}"]
                 kept = f"{100 * statistics.mean(scores) / found['teacher']['score']:.1f}%"
                 label = f"{name}, {SIZES[size]}, {spec}"
                 rows.append([label, accuracy, kept, *_rate_and_size(speed, pipeline)])

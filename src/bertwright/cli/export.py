@@ -28,8 +28,8 @@ def show(result: ExportResult, *, as_json: bool = False) -> int:
         remark(f"word embeddings in {result.table_bits} bits a number")
     if result.format == "openvino" and result.weight_bits == 7:
         remark(
-            "this processor has no VNNI: OpenVINO's int8 is smaller here, but slower than its "
-            "fp32; ONNX Runtime's is faster (--format onnx; docs/int8.md has figures)"
+            "this processor has no VNNI: on such a one OpenVINO's int8 was slower than its fp32, "
+            "and ONNX Runtime's faster (docs/int8.md); bertwright benchmark tells how it is here"
         )
     remark(f"load it: {_how_to_load(result, out)}")
     return 0

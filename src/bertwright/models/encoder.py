@@ -165,8 +165,9 @@ def _bare_encoder(model: PreTrainedModel) -> PreTrainedModel:
 def _load_pretrained(where: str, attn: str | None) -> PreTrainedModel:
     config = _load_config(where)
     if config.model_type == SmallConfig.model_type:
-        import bertwright.models.small.encoder  # noqa: F401  AutoModel knows it from there
+        from bertwright.models.small.encoder import SmallEncoder
 
+        AutoModel.register(SmallConfig, SmallEncoder, exist_ok=True)
     options: dict[str, Any] = (
         {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
     )

@@ -97,7 +97,7 @@ def with_more_rows(
         if teacher_column:
             wide = _as_teachers_read(config.data, config.reading, teacher_column, rows, task)
             write_json_lines(run_dir / AS_TEACHERS_READ_FILE, [*text_rows(wide), *as_read])
-        write_transfer_set(path, rows, more, teacher=teacher, task=task, as_read=as_read or more)
+        write_transfer_set(path, rows, more, teacher=teacher, task=task, as_read=as_read)
     return load_rows(path, schema=task.schema, labels=labels)
 
 

@@ -207,7 +207,7 @@ def write_transfer_set(
     *,
     teacher: TaskModel,
     task: Task,
-    as_read: Sequence[Row] | None = None,
+    as_read: Sequence[Row] = (),
     cache_folder: str | Path | None = None,
 ) -> int:
     """Write the labelled rows, then the others with the teacher's answers, as JSON lines.

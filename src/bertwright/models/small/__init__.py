@@ -1,7 +1,7 @@
 """Encoders without attention, for budgets that no transformer meets.
 
-`AutoConfig` knows them from here, `AutoModel` from `models/small/encoder.py`: importing that takes
-seconds, so it is left to whoever makes or loads one.
+`AutoConfig` knows them from here, `AutoModel` when `models/encoder.py` loads one: importing
+`models/small/encoder.py` takes seconds, so it is left to whoever makes or loads one.
 """
 
 from bertwright.models.small.config import SmallConfig

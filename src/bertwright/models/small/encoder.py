@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from bertwright.models.heads.bilstm import BiLSTM
@@ -169,6 +169,3 @@ class SmallEncoder(PreTrainedModel):
         for layer in self.layers:
             hidden = layer(hidden, mask)
         return BaseModelOutput(last_hidden_state=hidden)
-
-
-AutoModel.register(SmallConfig, SmallEncoder)
