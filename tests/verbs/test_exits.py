@@ -80,9 +80,22 @@ def test_torch_in_fp32_uses_them_and_bf16_runs_whole(early):
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_other_engines_refuse(engine, early):
-    with pytest.raises(UsageError, match="early exits, which run in torch:fp32 alone"):
-        bertwright.predict(model=str(early), text=("good",), engine=engine)
+def test_other_engines_stop_where_torch_does(engine, early, teacher):
+    texts = tuple(text for text, _ in make_rows(60, 2))
+    theirs, ours, whole = (
+        bertwright.predict(model=str(model), text=texts, engine=on).rows
+        for model, on in ((early, engine), (early, "torch:fp32"), (teacher, "torch:fp32"))
+    )
+    for name in ("label", "score"):
+        assert [row[name] for row in theirs] == pytest.approx([row[name] for row in ours], abs=1e-4)
+    assert [row["score"] for row in theirs] != pytest.approx([row["score"] for row in whole])
+
+
+def test_export_to_int8_is_refused(early, data, tmp_path):
+    words = {"model": str(early), "data": data["dev"], "out": str(tmp_path / "m")}
+    with pytest.raises(UsageError, match="early exits: what they promise was not measured in int8"):
+        bertwright.export(**words, format="onnx", precision="int8")
+    assert not (tmp_path / "m").exists()
 
 
 def test_what_the_exits_are_is_part_of_what_a_model_computes(early, teacher, tmp_path):

@@ -30,6 +30,7 @@ from bertwright.engines.base import (
     Compiler,
     EngineModule,
     EngineSpec,
+    Session,
     load_engine,
 )
 from bertwright.engines.judge import Judge, Score
@@ -39,6 +40,7 @@ from bertwright.engines.parity import (
     measure_parity,
 )
 from bertwright.engines.repair import Trial, repair
+from bertwright.engines.stages import EarlySession, StagesCompiler, open_written
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import (
     ConfigError,
@@ -96,7 +98,7 @@ def compile_model(
         UnsupportedRoleError: word embeddings in 4 bits are asked for, and the family has no plain
             table of them.
         UsageError: calibration rows are needed and missing, dev's labels are not the model's, or it
-            has early exits.
+            has early exits and the precision is not fp32.
         ParityError: the answers differ by more than allowed and no repair helped.
     """
     spec = EngineSpec.parse(spec) if isinstance(spec, str) else spec
@@ -112,8 +114,8 @@ def compile_model(
             "OpenVINO's int8 is calibrated on real rows, and none were given",
             hint="give training data with --data",
         )
-    if str(spec) != "torch:fp32":
-        refuse_exits(model, f"{spec} would run all of its layers")
+    if spec.precision != "fp32":
+        refuse_exits(model, f"what they promise was not measured in {spec.precision}")
     reference = TorchSession(model, "fp32", threads)
     judge = Judge.prepare(model, reference, parity, None if spec.precision == "fp32" else dev)
     with atomic_dir(out_dir) as folder:
@@ -183,6 +185,8 @@ class _Bench:
     def compiler(self) -> Compiler:
         """What writes the engine's files."""
         model = pack_words(self.model) if self.table_bits == 4 else self.model
+        if model.exits is not None and self.spec.engine != "torch":
+            return StagesCompiler(self.engine, model, self.spec.precision)
         return self.engine.make_compiler(model, self.spec.precision)
 
     def attempt(self, kept: tuple[str, ...]) -> Trial:
@@ -192,9 +196,9 @@ class _Bench:
         if self.table_bits is not None:
             facts["table_bits"] = self.table_bits
         self.written = kept
-        session = self.engine.open_artifact(self.folder, facts, threads=self.threads, streams=1)
+        session = open_written(self.engine, self.folder, facts, threads=self.threads, streams=1)
         try:
-            parity = measure_parity(self.judge.reference, session, self.judge.batches)
+            parity = self._parity(session)
             score = self.judge.score(session)
         finally:
             session.close()
@@ -204,6 +208,13 @@ class _Bench:
             error=parity.mean_abs,
             extra=_Outcome(parity, facts, score),
         )
+
+    def _parity(self, session: Session) -> Parity:
+        """Compare with torch: of graphs between exits every exit, as a row may leave at any."""
+        reference, batches = self.judge.reference, self.judge.batches
+        if isinstance(session, EarlySession):
+            return measure_parity(reference.at_all_exits, session.at_all_exits, batches)
+        return measure_parity(reference, session, batches)
 
 
 def _draw(calibration: EncodedRows | None) -> list[Batch]:

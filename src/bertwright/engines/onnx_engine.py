@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,10 @@ import torch
 
 from bertwright.engines.base import Batch, Precision, check_right_padded
 from bertwright.engines.exact_sums import exact_weight_bits
+from bertwright.engines.streams import run_on_streams
 from bertwright.engines.trace import (
     TracedModel,
+    as_traced,
     example_inputs,
     group_of,
     is_in,
@@ -50,7 +50,6 @@ _OPSET = 17
 _INT8_OPS = ("MatMul", "Gemm", "Attention", "Gather")
 _FUSED_OPS = ("Attention", "MultiHeadAttention", "SkipLayerNormalization", "BiasGelu", "Gelu")
 _FUSION_TOLERANCE = 1e-3
-_JOBS_PER_STREAM = 2
 
 
 def make_compiler(model: TaskModel, precision: Precision) -> OnnxCompiler:
@@ -62,7 +61,7 @@ class OnnxCompiler:
     """An exported and, where possible, fused graph, to be quantized and written."""
 
     def __init__(self, model: TaskModel, precision: Precision) -> None:
-        traced = TracedModel(model).eval()
+        traced = as_traced(model)
         plain = _export(traced)
         self._graph, fused = _fuse(plain, traced)
         self._facts = {
@@ -100,7 +99,7 @@ class OnnxCompiler:
 def _export(traced: TracedModel) -> onnx.ModelProto:
     """Export with dynamic batch and length."""
     axes: dict[str, dict[int, str]] = {n: {0: "batch", 1: "length"} for n in traced.input_names}
-    outputs = {0: "batch", 1: "length"} if traced.outputs.level == "token" else {0: "batch"}
+    outputs = traced.output_axes
     buffer = io.BytesIO()
     with tracing(traced):
         torch.onnx.export(
@@ -108,8 +107,8 @@ def _export(traced: TracedModel) -> onnx.ModelProto:
             tuple(example_inputs(traced).values()),
             buffer,  # type: ignore[arg-type]
             input_names=traced.input_names,
-            output_names=["logits"],
-            dynamic_axes={**axes, "logits": outputs},
+            output_names=list(outputs),
+            dynamic_axes=axes | outputs,
             opset_version=_OPSET,
             dynamo=False,
         )
@@ -194,17 +193,21 @@ def _fuse(plain: onnx.ModelProto, traced: TracedModel) -> tuple[onnx.ModelProto,
 
 def _agree(plain: onnx.ModelProto, fused: onnx.ModelProto, traced: TracedModel) -> bool:
     generator = np.random.default_rng(0)
-    vocabulary = traced.roles.encoder.config.vocab_size
+    vocabulary, width = traced.roles.encoder.config.vocab_size, traced.roles.hidden_size
     ids = generator.integers(0, vocabulary, (3, 11))
     mask = (np.arange(11) < np.array([[11], [6], [1]])).astype(np.int64)
-    inputs = with_inputs(traced.input_names, traced.roles.cls_at_end, ids, mask, None)
+    made = with_inputs(traced.input_names, traced.roles.cls_at_end, ids, mask, None)
+    made["hidden"] = generator.normal(size=(*ids.shape, width)).astype(np.float32)
+    inputs = {name: made[name] for name in traced.input_names}
     expected, found = (
-        np.asarray(_load(graph.SerializeToString(), 1).run(None, inputs)[0])
+        [np.asarray(one) for one in _load(graph.SerializeToString(), 1).run(None, inputs)]
         for graph in (plain, fused)
     )
-    if traced.outputs.level == "token":
-        expected, found = expected[mask > 0], found[mask > 0]
-    return bool(np.abs(expected - found).max() <= _FUSION_TOLERANCE)
+    for e, f, axes in zip(expected, found, traced.output_axes.values(), strict=True):
+        difference = np.abs(e - f)[mask > 0] if 1 in axes else np.abs(e - f)
+        if not difference.max() <= _FUSION_TOLERANCE:
+            return False
+    return True
 
 
 def _quantize(graph: onnx.ModelProto, file: Path, spared: Sequence[str]) -> list[str]:
@@ -286,22 +289,15 @@ class OnnxSession:
         inputs = with_inputs(
             self._names, self._cls_at_end, input_ids, attention_mask, token_type_ids
         )
-        return self._session.run(None, inputs)[0]
+        return self.run(inputs)[0]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs of the graph, in order; threads may call it at the same time."""
+        return self._session.run(None, dict(inputs))
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """Yield logits in order; every stream works on a batch of its own."""
-        if self._streams == 1:
-            for batch in batches:
-                yield self(**batch)
-            return
-        with ThreadPoolExecutor(self._streams) as pool:
-            running: deque[Future[np.ndarray]] = deque()
-            for batch in batches:
-                running.append(pool.submit(self, **batch))
-                if len(running) == self._streams * _JOBS_PER_STREAM:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
+        return run_on_streams(self, batches, self._streams)
 
     def close(self) -> None:
         """Drop the graph."""

@@ -11,6 +11,7 @@ from bertwright.engines.artifact import ARTIFACT_FILE, MANIFEST_FILE, Artifact, 
 from bertwright.engines.base import EngineSpec, Session, load_engine
 from bertwright.engines.compile import compile_model
 from bertwright.engines.exact_sums import exact_weight_bits
+from bertwright.engines.stages import open_written
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import ArtifactError, BertwrightError, ModelLoadError, UsageError
 from bertwright.files import cache_dir, read_json
@@ -83,7 +84,7 @@ def _open_artifact(artifact: Artifact, threads: int | None, streams: int) -> Ses
             soft_wrap=True,
         )
     try:
-        return engine.open_artifact(artifact.dir, artifact.facts, threads=threads, streams=streams)
+        return open_written(engine, artifact.dir, artifact.facts, threads=threads, streams=streams)
     except BertwrightError:
         raise
     except Exception as error:

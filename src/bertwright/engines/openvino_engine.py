@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +26,9 @@ from bertwright.engines.base import Batch, Precision, check_right_padded
 from bertwright.engines.exact_sums import exact_weight_bits
 from bertwright.engines.first_token import keep_first_token
 from bertwright.engines.openvino_ranges import apply_ranges
+from bertwright.engines.streams import JOBS_PER_STREAM
 from bertwright.engines.trace import (
-    TracedModel,
+    as_traced,
     example_inputs,
     group_of,
     is_in,
@@ -50,7 +52,6 @@ __all__ = [
 _XML = "model.xml"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _NAMES = {"f32": "fp32", "bf16": "bf16"}
-_JOBS_PER_STREAM = 2
 
 
 def make_compiler(model: TaskModel, precision: Precision) -> OpenVinoCompiler:
@@ -62,13 +63,14 @@ class OpenVinoCompiler:
     """A converted graph, to be quantized and written."""
 
     def __init__(self, model: TaskModel, precision: Precision) -> None:
-        traced = TracedModel(model).eval()
+        traced = as_traced(model)
         example = example_inputs(traced)
         with tracing(traced):
             graph = openvino.convert_model(traced, example_input=example)
         for port, name in zip(graph.inputs, traced.input_names, strict=True):
             port.get_tensor().set_names({name})
-            port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+            width = [traced.roles.hidden_size] if name == "hidden" else []
+            port.get_node().set_partial_shape(openvino.PartialShape([-1, -1, *width]))
         graph.validate_nodes_and_infer_types()
         self._facts = {
             "inputs": traced.input_names,
@@ -191,7 +193,7 @@ def _constant_behind(node: Any) -> Any:
 
 
 class OpenVinoSession:
-    """A compiled graph with one infer request, or a queue of them for `run_many`."""
+    """A compiled graph with an infer request a thread, or a queue of them for `run_many`."""
 
     def __init__(
         self, folder: Path, facts: Mapping[str, Any], threads: int | None, streams: int
@@ -204,7 +206,7 @@ class OpenVinoSession:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         self._compiled: Any = openvino.Core().compile_model(str(folder / _XML), "CPU", options)
-        self._request: Any = self._compiled.create_infer_request()
+        self._of_thread: Any = threading.local()
         self._streams = streams
         self._names: list[str] = list(facts["inputs"])
         self._cls_at_end = bool(facts["cls_at_end"])
@@ -224,8 +226,15 @@ class OpenVinoSession:
         token_type_ids: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return logits, float32 [B, C]."""
-        self._request.infer(self._inputs(input_ids, attention_mask, token_type_ids))
-        return self._request.get_output_tensor(0).data.copy()
+        return self.run(self._inputs(input_ids, attention_mask, token_type_ids))[0]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs of the graph, in order; threads may call it at the same time."""
+        request: Any = getattr(self._of_thread, "request", None)
+        if request is None:
+            request = self._of_thread.request = self._compiled.create_infer_request()
+        request.infer(dict(inputs))
+        return [tensor.data.copy() for tensor in request.output_tensors]
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """Yield logits in order; every stream works on a batch of its own."""
@@ -234,7 +243,7 @@ class OpenVinoSession:
                 yield self(**batch)
             return
         idle = [
-            self._compiled.create_infer_request() for _ in range(self._streams * _JOBS_PER_STREAM)
+            self._compiled.create_infer_request() for _ in range(self._streams * JOBS_PER_STREAM)
         ]
         running: deque[Any] = deque()
         for batch in batches:
@@ -248,7 +257,7 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """Drop the graph and its memory."""
-        self._request = self._compiled = None
+        self._of_thread = self._compiled = None
 
 
 def _finish(running: deque[Any], idle: list[Any]) -> np.ndarray:

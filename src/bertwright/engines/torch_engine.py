@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bertwright.engines.base import Batch, Precision, check_right_padded
-from bertwright.models.progressive import answer_early
+from bertwright.models.progressive import answer_at_all_exits, answer_early
 from bertwright.models.task_model import TaskModel
 
 __all__ = [
@@ -84,6 +84,21 @@ class TorchSession:
             early = self._model.exits is not None and self.precision == "fp32"
             output = answer_early(self._model, *inputs) if early else self._model(*inputs)
             return output.logits.float().numpy()
+
+    def at_all_exits(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        token_type_ids: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return what each exit and, last, the whole model answer, [(E + 1) B, C]."""
+        assert self._model is not None, "the session is closed"
+        types = None if token_type_ids is None else _tensor(token_type_ids)
+        with torch.inference_mode(), _using_threads(self._threads):
+            answers = answer_at_all_exits(
+                self._model, _tensor(input_ids), _tensor(attention_mask), types
+            )
+            return answers.flatten(0, 1).numpy()
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """Yield logits in order, one batch after the other: each uses all threads."""

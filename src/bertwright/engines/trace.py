@@ -18,6 +18,7 @@ from bertwright.models.task_model import TaskModel
 
 __all__ = [
     "TracedModel",
+    "as_traced",
     "example_inputs",
     "group_of",
     "is_in",
@@ -48,6 +49,12 @@ class TracedModel(TaskModel):
         types = ["token_type_ids"] if self.uses_token_types else []
         return ["input_ids", "attention_mask", *types]
 
+    @property
+    def output_axes(self) -> dict[str, dict[int, str]]:
+        """The names of the tensors that come out, in order, and their axes of any size."""
+        axes = {0: "batch", 1: "length"} if self.outputs.level == "token" else {0: "batch"}
+        return {"logits": axes}
+
     def forward(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
@@ -55,12 +62,20 @@ class TracedModel(TaskModel):
         return super().forward(input_ids, attention_mask, token_type_ids).logits
 
 
+def as_traced(model: TaskModel) -> TracedModel:
+    """Return the view of a model that is traced, in eval mode; one that is a view, itself."""
+    return (model if isinstance(model, TracedModel) else TracedModel(model)).eval()
+
+
 def example_inputs(model: TracedModel) -> dict[str, Tensor]:
     """Return two rows to trace with, one of them padded; id 0 is legal in any vocabulary."""
     zeros = torch.zeros(2, 8, dtype=torch.int64)
     mask = torch.ones_like(zeros)
     mask[1, 5:] = 0
-    values = {"input_ids": zeros, "attention_mask": mask, "token_type_ids": zeros.clone()}
+    values = {
+        **{"input_ids": zeros, "attention_mask": mask, "token_type_ids": zeros.clone()},
+        "hidden": torch.zeros(2, 8, model.roles.hidden_size),
+    }
     return {name: values[name] for name in model.input_names}
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "EXITS",
     "Exits",
     "Measure",
+    "leaves",
     "load_exits",
     "read_for_exit",
     "refuse_exits",
@@ -49,6 +50,13 @@ def sureness(logits: Tensor, measure: Measure) -> Tensor:
         return log_p.amax(dim=-1).exp()
     entropy = -(log_p.exp() * log_p).sum(dim=-1)
     return 1 - entropy / math.log(max(logits.shape[-1], 2))
+
+
+def leaves(logits: Tensor, measure: Measure, threshold: float | None) -> Tensor:
+    """Return which rows leave with these logits [B, C], bool [B]; without a threshold none."""
+    if threshold is None:
+        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    return sureness(logits, measure) >= threshold
 
 
 def read_for_exit(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -110,9 +118,7 @@ class Exits(nn.Module):
 
     def leaves(self, logits: Tensor) -> Tensor:
         """Return which rows leave with these logits [B, C], bool [B]."""
-        if self.threshold is None:
-            return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        return sureness(logits, self.measure) >= self.threshold
+        return leaves(logits, self.measure, self.threshold)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the weights."""
@@ -167,6 +173,6 @@ def refuse_exits(model: TaskModel, consequence: str) -> None:
     """
     if model.exits is not None:
         raise UsageError(
-            f"the model has early exits, which run in torch:fp32 alone: {consequence}",
+            f"the model has early exits: {consequence}",
             hint="take the model that `bertwright exits` was given",
         )

@@ -15,7 +15,7 @@ from bertwright.models.in_parts import check_runs_in_parts, embed, mask_for_laye
 from bertwright.models.pooling import States
 from bertwright.models.task_model import TaskModel
 
-__all__ = ["EarlyAnswers", "answer_early"]
+__all__ = ["EarlyAnswers", "answer_at_all_exits", "answer_early"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,26 @@ def answer_early(
     output = model(batch.ids, batch.mask, read=model.read(states))
     logits[batch.places] = output.logits
     return EarlyAnswers(logits, layers)
+
+
+def answer_at_all_exits(
+    model: TaskModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Tensor | None = None,
+) -> Tensor:
+    """Return what each exit and, last, the whole model answer, [E + 1, B, C]; nobody leaves.
+
+    Arguments as `answer_early`.
+    """
+    exits = model.exits
+    assert exits is not None, "the model has no exits"
+    output = model(input_ids, attention_mask, token_type_ids, output_hidden_states=True)
+    early = [
+        exits.logits(layer, read_for_exit(output.hidden_states[layer], attention_mask))
+        for layer in exits.layers
+    ]
+    return torch.stack([*early, output.logits])
 
 
 def _let_out(exits: Exits, number: int, batch: _Batch, logits: Tensor, layers: Tensor) -> bool:

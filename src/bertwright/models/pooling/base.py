@@ -94,6 +94,8 @@ class Pooling(nn.Module, ABC):
     """Whether what it reads has a state for each token."""
     reads_cls_alone: ClassVar[bool] = False
     """Whether it reads one state only, that of the classification token after the last layer."""
+    reads_ids: ClassVar[bool] = False
+    """Whether it asks which tokens they are."""
     random_at_first: ClassVar[bool] = False
     """Whether it says nothing until it is trained."""
 

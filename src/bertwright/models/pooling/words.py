@@ -90,6 +90,7 @@ def main_direction(vectors: np.ndarray) -> np.ndarray:
 class WordWeights(Pooling):
     """A mean of the tokens' states, weighted by token."""
 
+    reads_ids = True
     weights: Tensor
     """[V]; ones until they are fitted, so that it is the mean."""
 

@@ -1,0 +1,216 @@
+"""Models with early exits in engines that run graphs: the same rows leave, with torch's logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bertwright.engines.artifact import Artifact
+from bertwright.engines.compile import compile_model
+from bertwright.engines.opening import open_session
+from bertwright.engines.parity import random_parity_batches
+from bertwright.engines.stages import EarlySession, stages_of
+from bertwright.engines.torch_engine import TorchSession
+from bertwright.errors import ArtifactError, ParityError, UnsupportedFamilyError, UsageError
+from bertwright.models.build import copy_with_widths
+from bertwright.models.exits import Exits, read_for_exit
+from bertwright.models.in_parts import FAMILIES_IN_PARTS
+from bertwright.models.progressive import answer_early
+from bertwright.models.task_model import TaskModel
+from engines_models import make_model
+from tiny import FAMILY_NAMES
+
+ENGINES = ("onnxruntime", "openvino")
+LAYERS = (1, 3)
+
+
+def make_early(
+    family: str = "bert",
+    *,
+    layers: tuple[int, ...] = LAYERS,
+    uneven: bool = False,
+    **options: object,
+) -> tuple[TaskModel, dict[str, np.ndarray]]:
+    """Return a model whose exits are sure of some rows of the batch that comes with it."""
+    model = make_model(family, **options).eval()
+    if uneven:
+        model = copy_with_widths(model, heads={0: [0, 2], 1: [1], 2: [0, 1, 3]})
+    batch = dict(random_parity_batches(model, seed=7).padded[-1])
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    with torch.no_grad():
+        states = model(**tensors, output_hidden_states=True).hidden_states
+    count, random = model.outputs.count, torch.Generator().manual_seed(3)
+    weight = torch.randn(len(layers), count, 2 * states[0].shape[-1], generator=random)
+    bias = torch.zeros(len(layers), count)
+    for place, layer in enumerate(layers):
+        read = read_for_exit(states[layer], tensors["attention_mask"])
+        weight[place] *= 3 / (read - read.mean(0)).matmul(weight[place].T).std()
+        bias[place] = -weight[place] @ read.mean(0)
+    model.exits = Exits(layers, weight, bias, threshold=0.9)
+    return model.eval(), batch
+
+
+def layers_run(model: TaskModel, batch: dict[str, np.ndarray]) -> list[int]:
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    with torch.no_grad():
+        return answer_early(model, **tensors).layers.tolist()
+
+
+def opened(model: TaskModel, engine: str, folder: Path, **options: int) -> EarlySession:
+    model.save(folder / "model")
+    compile_model(folder / "model", f"{engine}:fp32", folder / "out", threads=1)
+    session = open_session(folder / "out", threads=1, **options)
+    assert isinstance(session, EarlySession)
+    return session
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("family", FAMILIES_IN_PARTS)
+def test_every_family_leaves_as_in_torch(family: str, engine: str, tmp_path: Path) -> None:
+    model, batch = make_early(family)
+    assert set(layers_run(model, batch)) == {*LAYERS, model.roles.num_layers}
+    session, reference = opened(model, engine, tmp_path), TorchSession(model, "fp32", 1)
+    found = session(**batch)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, reference(**batch), atol=2e-4, rtol=1e-4)
+    whole = reference.at_all_exits(**batch)[-len(found) :]
+    assert np.abs(found - whole).max() > 0.5, "leaving early must matter"
+    np.testing.assert_allclose(
+        session.at_all_exits(**batch), reference.at_all_exits(**batch), atol=2e-4, rtol=1e-4
+    )
+    narrow = {
+        name: array[:1, : int(batch["attention_mask"][0].sum())] for name, array in batch.items()
+    }
+    np.testing.assert_allclose(session(**narrow), reference(**narrow), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nobody_and_everybody(engine: str, tmp_path: Path) -> None:
+    model, batch = make_early(layers=(2,))
+    for threshold, part in ((None, -1), (0.0, 0)):
+        model.exits.threshold = threshold
+        session = opened(model, engine, tmp_path / str(threshold))
+        answers = session.at_all_exits(**batch).reshape(2, len(batch["input_ids"]), -1)
+        np.testing.assert_allclose(session(**batch), answers[part], atol=1e-6)
+        reference = TorchSession(model, "fp32", 1)
+        np.testing.assert_allclose(session(**batch), reference(**batch), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("measure", ["probability", "entropy"])
+def test_the_measure_of_sureness_is_the_models(measure: str, tmp_path: Path) -> None:
+    model, batch = make_early()
+    model.exits.measure, model.exits.threshold = measure, 0.6
+    session = opened(model, "openvino", tmp_path)
+    np.testing.assert_allclose(
+        session(**batch), TorchSession(model, "fp32", 1)(**batch), atol=2e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_streams_give_the_same_in_the_same_order(engine: str, tmp_path: Path) -> None:
+    model, batch = make_early()
+    session = opened(model, engine, tmp_path)
+    rows = [
+        {name: array[start : start + 1 + start % 4] for name, array in batch.items()}
+        for start in range(16)
+    ]
+    expected = [session(**one) for one in rows]
+    several = open_session(tmp_path / "out", threads=2, streams=2)
+    for found, one in zip(several.run_many(iter(rows)), expected, strict=True):
+        np.testing.assert_allclose(found, one, atol=1e-5)
+    several.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_uneven_heads(engine: str, tmp_path: Path) -> None:
+    model, batch = make_early(uneven=True)
+    session = opened(model, engine, tmp_path)
+    np.testing.assert_allclose(
+        session(**batch), TorchSession(model, "fp32", 1)(**batch), atol=2e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_pooling_that_asks_for_the_ids_gets_them(engine: str, tmp_path: Path) -> None:
+    model, batch = make_early(pooling="tfidf", layers=(1,))
+    weights = model.pooling.weights
+    weights.copy_(torch.rand(len(weights), generator=torch.Generator().manual_seed(1)) + 0.1)
+    session, reference = opened(model, engine, tmp_path), TorchSession(model, "fp32", 1)
+    np.testing.assert_allclose(session(**batch), reference(**batch), atol=2e-4, rtol=1e-4)
+    weights.fill_(1.0)
+    assert np.abs(session.at_all_exits(**batch) - reference.at_all_exits(**batch)).max() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_token_types_matter(engine: str, tmp_path: Path) -> None:
+    model, _ = make_early()
+    session, reference = opened(model, engine, tmp_path), TorchSession(model, "fp32", 1)
+    ids = np.array([[2, 20, 3, 21, 22, 3]])
+    mask, types = np.ones_like(ids), np.array([[0, 0, 0, 1, 1, 1]])
+    found = session.at_all_exits(ids, mask, types)
+    np.testing.assert_allclose(found, reference.at_all_exits(ids, mask, types), atol=2e-4)
+    assert np.abs(found - session.at_all_exits(ids, mask)).max() > 1e-3
+
+
+def test_left_padding_is_refused(tmp_path: Path) -> None:
+    model, _ = make_early()
+    with pytest.raises(ValueError, match="right"):
+        opened(model, "openvino", tmp_path)(np.array([[0, 2, 3]]), np.array([[0, 1, 1]]))
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILY_NAMES) - set(FAMILIES_IN_PARTS)))
+def test_other_families_have_no_stages(family: str) -> None:
+    model = make_model(family)
+    width = 2 * model.roles.hidden_size
+    model.exits = Exits((1,), torch.zeros(1, 3, width), torch.zeros(1, 3))
+    with pytest.raises(UnsupportedFamilyError, match="cannot be stopped between"):
+        stages_of(model)
+
+
+def test_a_pooling_of_inner_layers_is_refused(tmp_path: Path) -> None:
+    model, _ = make_early(pooling="concat-last:2", layers=(1,))
+    model.save(tmp_path / "model")
+    with pytest.raises(UsageError, match="reads states of inner layers") as caught:
+        compile_model(tmp_path / "model", "openvino:fp32", tmp_path / "out")
+    assert "torch:fp32" in str(caught.value.hint) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spec", ["openvino:int8", "onnxruntime:int8", "torch:bf16"])
+def test_a_precision_that_the_promise_was_not_measured_in_is_refused(
+    spec: str, tmp_path: Path, encode
+) -> None:
+    model, _ = make_early()
+    model.save(tmp_path / "model")
+    with pytest.raises(UsageError, match="was not measured in"):
+        compile_model(
+            tmp_path / "model", spec, tmp_path / "out", calibration=encode(model, count=8)
+        )
+
+
+def test_an_exit_that_a_graph_computes_wrongly_is_noticed(tmp_path: Path, monkeypatch) -> None:
+    """No row of the parity check need leave there for it."""
+    model, _ = make_early()
+    model.exits.threshold = None
+    model.save(tmp_path / "model")
+    right = Exits.logits
+    monkeypatch.setattr(
+        Exits,
+        "logits",
+        lambda self, layer, read: right(self, layer, read) + torch.jit.is_tracing() * (layer == 3),
+    )
+    with pytest.raises(ParityError, match="differ from torch's"):
+        compile_model(tmp_path / "model", "openvino:fp32", tmp_path / "out")
+
+
+def test_a_damaged_stage_is_noticed(tmp_path: Path) -> None:
+    opened(make_early()[0], "onnxruntime", tmp_path)
+    facts = json.loads((tmp_path / "out" / "artifact.json").read_text())["facts"]
+    assert [one["folder"] for one in facts["stages"]] == ["stage-1", "stage-2", "stage-3"]
+    file = tmp_path / "out" / "stage-2" / "model.onnx"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=r"stage-2.*damaged"):
+        Artifact.load(tmp_path / "out")
