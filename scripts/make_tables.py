@@ -24,6 +24,7 @@ from reading_tables import (
     sts_poolings_table,
 )
 from saving_tables import (
+    exit_engines_table,
     exits_table,
     int8_scores_table,
     int8_sizes_table,
@@ -249,6 +250,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "int8-sizes": int8_sizes_table,
     "int8-scores": int8_scores_table,
     "exits": exits_table,
+    "exit-engines": exit_engines_table,
     "trimmed-corpora": trimmed_corpora_table,
     "pruned-shapes": pruned_shapes_table,
 }

@@ -11,6 +11,7 @@ from layout import markdown_table
 from bertwright.files import read_json
 
 __all__ = [
+    "exit_engines_table",
     "exits_table",
     "int8_scores_table",
     "int8_sizes_table",
@@ -19,6 +20,7 @@ __all__ = [
     "trimmed_corpora_table",
 ]
 
+ENGINE_NAMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 EXPORTS = {
     "torch-fp32": "torch fp32, the score",
     "openvino-bf16": "OpenVINO bf16",
@@ -112,6 +114,31 @@ def exits_table(results: Path) -> str:
             )
     header = ["set, promised agreement", "agreement on test", "layers run", "accuracy, whole"]
     header += ["early", "one text at a time, times as fast", "in batches"]
+    return markdown_table(header, rows) if rows else ""
+
+
+def exit_engines_table(results: Path) -> str:
+    """What stopping early saves in the engines that run graphs, beside the whole model in int8."""
+    rows = []
+    for path in sorted((results / "exit_engines").glob("*.json")):
+        found = read_json(path)
+        speeds = {one["name"]: one for one in found["speeds"]}
+        for row in found["rows"]:
+            speed, whole = speeds[row["folder"]], speeds[f"{row['engine']}-whole"]
+            named = row["who"].startswith("whole")
+            rows.append(
+                [
+                    f"{found['set']}, {ENGINE_NAMES[row['engine']]}",
+                    row["who"] if named else f"promised {row['who']}",
+                    f"{row['agreement']:.3f}",
+                    f"{100 * row['score']:.1f}",
+                    f"{speed['throughput_texts_s']:,.0f}",
+                    f"{speed['throughput_texts_s'] / whole['throughput_texts_s']:.2f}",
+                    f"{whole['latency_p50_ms'] / speed['latency_p50_ms']:.2f}",
+                ]
+            )
+    header = ["set, engine", "model", "agreement on test", "accuracy", "texts/s"]
+    header += ["times as fast as whole, in batches", "one text at a time"]
     return markdown_table(header, rows) if rows else ""
 
 

@@ -457,6 +457,23 @@ def test_exits_stand_beside_the_whole_model(make_tables, tmp_path):
     assert last == "| intents, 0.95 | 0.961 | 3.20 | 90.0 | 89.0 | 1.50 | 1.30 |"
 
 
+def test_exits_in_an_engine_stand_beside_its_own_whole_model(make_tables, tmp_path):
+    rows = [
+        {"engine": engine, "who": who, "folder": f"{engine}-{who}", "agreement": 0.99, "score": 0.8}
+        for engine in ("onnxruntime", "openvino")
+        for who in ("whole", "0.95", "whole-int8")
+    ]
+    speeds = [
+        {"name": row["folder"], "throughput_texts_s": 100.0 * place, "latency_p50_ms": 6.0 / place}
+        for place, row in enumerate(rows, start=1)
+    ]
+    found = {"set": "intents", "rows": rows, "speeds": speeds}
+    write(tmp_path, "exit_engines/intents.json", found)
+    lines = make_tables.exit_engines_table(tmp_path).splitlines()[2:]
+    assert lines[1] == "| intents, ONNX Runtime | promised 0.95 | 0.990 | 80.0 | 200 | 2.00 | 2.00 |"
+    assert lines[5] == "| intents, OpenVINO | whole-int8 | 0.990 | 80.0 | 600 | 1.50 | 1.50 |"
+
+
 def test_sizes_pruned_shapes_and_trimmed_sets(make_tables, tmp_path):
     sizes = {f"openvino:{one}": {"graph_mb": mb} for one, mb in (("fp32", 400.0), ("int8", 110.0))}
     write(tmp_path, "int8_sizes.json", {"sizes": sizes})

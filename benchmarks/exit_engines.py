@@ -1,0 +1,112 @@
+"""Early exits in the engines that run graphs: how fast beside the whole model, and as promised.
+
+    OMP_NUM_THREADS=2 .venv/bin/python benchmarks/exit_engines.py --threads 2 --data-dir DIR
+
+After exit_runs.py, whose models are compiled here for OpenVINO and ONNX Runtime, beside the whole
+model in fp32 and, as the rival that a user would take, in int8. Agreement and accuracy are those of
+each engine on test. All speeds are of one run: the same texts of test, text in, label out, each
+target in a process of its own, in turn (`--prepare` leaves that for later, when the machine is
+quiet). Leaves `results/exit_engines/SET.json`; what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from exit_runs import SPEED_ROWS
+from task_data import read_rows
+from transfer_runs import SETUPS, make_teacher
+
+from bertwright.data.labels import LabelSet
+from bertwright.data.load import load_rows
+from bertwright.engines.compile import compile_model
+from bertwright.engines.predictor import Predictor
+from bertwright.evaluate.machine import machine, versions
+from bertwright.evaluate.measure import Target, measure_targets
+from bertwright.files import read_json, write_json
+from bertwright.models.task_model import TaskModel
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "exit_engines"
+ENGINES, PROMISES = ("openvino", "onnxruntime"), (0.99, 0.95)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--latency-rows", type=int, default=200)
+    parser.add_argument("--prepare", action="store_true", help="measure no speed, write no result")
+    parser.add_argument("--sets", nargs="*", choices=list(SETUPS), default=list(SETUPS))
+    args = parser.parse_args()
+    for name in args.sets:
+        folder, out = args.work_dir / name / "exit-engines", RESULTS / f"{name}.json"
+        if out.exists():
+            continue
+        if not (folder / "rows.json").exists():
+            write_json(folder / "rows.json", {"set": name, "rows": compile_all(name, folder, args)})
+        if not args.prepare:
+            write_json(out, read_json(folder / "rows.json") | measure_speed(name, folder, args))
+
+
+def compile_all(name: str, folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compile the whole model and the promises for each engine; return what they do on test."""
+    source = args.work_dir / name
+    models = {"whole": make_teacher(args, name) / "model"}
+    models |= {f"{one}": source / "exits" / f"agreement-{one}" for one in PROMISES}
+    train, dev, test = (
+        read_rows(args.data_dir / name / f"{split}.jsonl")
+        for split in (SETUPS[name].train, "dev", "test")
+    )
+    model = TaskModel.load(models["whole"])
+    loaded = [load_rows(rows, labels=LabelSet(tuple(model.labels))) for rows in (train, dev)]
+    texts, truths = [row["text"] for row in test], [row["label"] for row in test]
+    whole = Predictor(models["whole"], threads=args.threads)
+    calibration, judging = (whole.encode(rows) for rows in loaded)
+    expected, rows = np.stack(whole.logits(texts)).argmax(axis=1), []
+    for engine in ENGINES:
+        for who, path in {**models, "whole int8": models["whole"]}.items():
+            spec = f"{engine}:{'int8' if who == 'whole int8' else 'fp32'}"
+            place = folder / f"{engine}-{who.replace(' ', '-')}"
+            compile_model(path, spec, place, calibration=calibration, dev=judging)
+            predictor = Predictor(place, threads=args.threads)
+            found = np.stack(predictor.logits(texts)).argmax(axis=1)
+            predictor.close()
+            right = [
+                model.labels[index] == truth for index, truth in zip(found, truths, strict=True)
+            ]
+            row = {"engine": engine, "who": who, "spec": spec, "folder": place.name}
+            row |= {"agreement": float((found == expected).mean()), "score": float(np.mean(right))}
+            print(f"{name} {row}", file=sys.stderr, flush=True)
+            rows.append(row)
+    return rows
+
+
+def measure_speed(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure all that was compiled side by side."""
+    targets = [
+        Target(name=row["folder"], path=folder / row["folder"], spec=row["spec"])
+        for row in read_json(folder / "rows.json")["rows"]
+    ]
+    texts = [row["text"] for row in read_rows(args.data_dir / name / "test.jsonl")]
+    measured = measure_targets(
+        targets,
+        {"text": random.Random(0).sample(texts, min(SPEED_ROWS, len(texts)))},
+        threads=args.threads,
+        repeats=args.repeats,
+        latency_rows=args.latency_rows,
+    )
+    return {
+        **{"speeds": [vars(one) for one in measured], "threads": args.threads},
+        **{"machine": machine(), "versions": versions()},
+    }
+
+
+if __name__ == "__main__":
+    main()
