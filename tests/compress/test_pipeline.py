@@ -304,15 +304,18 @@ def test_options_that_do_not_fit_are_refused_before_training(rows, teacher_dir, 
 
 def test_other_seeds_are_of_the_chosen_depth_or_where_the_teacher_is_chosen_of_the_best_student():
     def compiled(method: str, score: float, spec: str = "torch:fp32") -> Any:
-        return SimpleNamespace(method=method, spec=spec, scores=SimpleNamespace(score=score))
+        name = "teacher-e99" if method == "exits" else method
+        scores = SimpleNamespace(score=score)
+        return SimpleNamespace(model_name=name, method=method, spec=spec, scores=scores)
 
-    teacher, good, poor = (
-        compiled(*c) for c in (("teacher", 0.9), ("distil", 0.8), ("control", 0.7))
+    teacher, early, good, poor = (
+        compiled(*c) for c in (("teacher", 0.9), ("exits", 0.9), ("distil", 0.8), ("control", 0.7))
     )
     elsewhere = compiled("theseus", 0.85, "openvino:int8")
-    tried: Any = SimpleNamespace(compiled=[teacher, poor, good, elsewhere])
+    tried: Any = SimpleNamespace(compiled=[teacher, early, poor, good, elsewhere])
     assert pipeline._student_to_repeat(tried, poor) is poor
     assert pipeline._student_to_repeat(tried, teacher) is good
+    assert pipeline._student_to_repeat(tried, early) is good
     alone: Any = SimpleNamespace(compiled=[teacher])
     assert pipeline._student_to_repeat(alone, teacher) is None
 

@@ -470,7 +470,9 @@ def test_exits_in_an_engine_stand_beside_its_own_whole_model(make_tables, tmp_pa
     found = {"set": "intents", "rows": rows, "speeds": speeds}
     write(tmp_path, "exit_engines/intents.json", found)
     lines = make_tables.exit_engines_table(tmp_path).splitlines()[2:]
-    assert lines[1] == "| intents, ONNX Runtime | promised 0.95 | 0.990 | 80.0 | 200 | 2.00 | 2.00 |"
+    assert (
+        lines[1] == "| intents, ONNX Runtime | promised 0.95 | 0.990 | 80.0 | 200 | 2.00 | 2.00 |"
+    )
     assert lines[5] == "| intents, OpenVINO | whole-int8 | 0.990 | 80.0 | 600 | 1.50 | 1.50 |"
 
 

@@ -18,6 +18,7 @@ __all__ = ["SearchConfig"]
 
 DISTIL_WITH = ("soft_targets",)
 PRECISIONS = ("fp32", "int8")
+EXITS = (0.99, 0.97)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,10 @@ class SearchConfig:
     distil_with: tuple[str, ...] = ()
     """Method of the distilled students, NAME or NAME:key=value,key=value; may be given several
     times. Without it: soft_targets."""
+    exits: tuple[float, ...] = ()
+    """Let the teacher, and the best student of two layers or more, stop early where so large a
+    share of answers stays the same (`bertwright methods early_exit`); may be given several times.
+    For classes, in fp32. Without it 0.99 and 0.97, where the family can; 0: none."""
     elastic_sizes: int = 3
     """How many sizes of an elastic training are trained on and measured."""
     theseus_lr: float | None = None
@@ -88,6 +93,8 @@ class SearchConfig:
             narrow_of(spec)
         for spec in self.small:
             small_of(spec)
+        for share in self.exits:
+            require(share == 0 or 0.5 <= share < 1, "exits", share, "0, or 0.5 to below 1")
         require(self.tolerance_points >= 0, "tolerance_points", self.tolerance_points, "at least 0")
         for name in (
             "jobs",
@@ -109,6 +116,11 @@ class SearchConfig:
     def distil_specs(self) -> tuple[str, ...]:
         """The methods of the distilled students."""
         return self.distil_with or DISTIL_WITH
+
+    @property
+    def tried_exits(self) -> tuple[float, ...]:
+        """The shares of answers that stay the same where models stop early."""
+        return tuple(share for share in self.exits or EXITS if share)
 
     @property
     def tried_precisions(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 The folder of a search:
 
     students/NAME/      a student's run, its model/
+    exits/NAME/         the teacher or a student with exits
     artifacts/NAME/     each model in each engine
     model/              the chosen model, to load and train further
     artifact/           the chosen model compiled for the chosen engine, to predict and serve
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +30,14 @@ from bertwright.compress.bench import REFERENCE, Bench, SearchRows, baseline_tar
 from bertwright.compress.budget import Budget, Choice, choose_candidate
 from bertwright.compress.candidates import StudentPlan, plan_students
 from bertwright.compress.config import SearchConfig
+from bertwright.compress.early import (
+    EXITS_METHOD,
+    ExitTrials,
+    beneath,
+    exit_mark,
+    exit_specs,
+    why_no_exits,
+)
 from bertwright.compress.frontier import find_frontier, summarise_seeds
 from bertwright.compress.importance import measure_importance
 from bertwright.compress.record import TEACHER, report_extras, test_record
@@ -143,6 +153,10 @@ def search(
     tried = _Tried(students, {plan.name: why for plan, why in dropped.items()})
     tried.compile([as_teacher], list(dict.fromkeys([REFERENCE, *specs])), bench)
     tried.compile(list(map(_to_compile, students)), specs, bench, deadline=times.compile_until)
+    exits = _exits(context, config, out)
+    best = max((s for s in students if s.plan.layers > 1), key=lambda s: s.score, default=None)
+    for model in [as_teacher, *([] if best is None else [_to_compile(best)])]:
+        tried.stop_early(model, exits, specs, bench, deadline=times.compile_until)
     console.rule("measuring", align="left")
     tried.measure(bench)
     choice = choose_candidate(_asked_for(tried.candidates, specs), budget, config.prefer)
@@ -151,7 +165,7 @@ def search(
     if model is not None and config.seeds > 1:
         console.rule("other seeds", align="left")
         with until(times.end):
-            _try_other_seeds(tried, model, replace(train, deadline=times.end), config, bench)
+            _try_other_seeds(tried, model, replace(train, deadline=times.end), config, bench, exits)
 
     judged, reference = bench.judge(tried.compiled), bench.judging_teacher()
     candidates, baseline = tried.candidates, tried.baseline
@@ -160,7 +174,7 @@ def search(
         candidates = [c | test_record(judged[c["name"]], reference) for c in candidates]
         baseline = baseline | test_record(reference)
         shown = (rows.test, reference, judged[chosen.name])
-    _keep_chosen(chosen, tried.students, teacher_dir, out)
+    _keep_chosen(chosen, tried.model_dirs.get(chosen.model_name, teacher_dir), out)
     frontier = {
         "budget": asdict(budget) | {"prefer": config.prefer},
         **{"machine": machine(), "versions": versions(), "command": command},
@@ -195,6 +209,8 @@ class _Tried:
     """Students and candidates that are not among the measured, with the reason."""
     compiled: list[CompiledModel] = field(default_factory=list)
     candidates: list[dict[str, Any]] = field(default_factory=list)
+    model_dirs: dict[str, Path] = field(default_factory=dict)
+    """Of all but the teacher, by name."""
     baseline: dict[str, Any] = field(default_factory=dict)
 
     def compile(
@@ -208,6 +224,23 @@ class _Tried:
         compiled, refused = bench.compile(models, specs, deadline=deadline)
         self.compiled += compiled
         self.left_out |= refused
+        self.model_dirs |= {model.name: model.model_dir for model in models}
+
+    def stop_early(
+        self,
+        model: ModelToCompile,
+        exits: ExitTrials | None,
+        specs: Sequence[EngineSpec],
+        bench: Bench,
+        *,
+        deadline: float = math.inf,
+    ) -> None:
+        """Compile a model with exits too, where it can have some and time is left."""
+        if exits is None or time.monotonic() >= deadline:
+            return
+        made, refused = exits.add(model)
+        self.left_out |= refused
+        self.compile(made, exit_specs(specs), bench, deadline=deadline)
 
     def measure(self, bench: Bench) -> None:
         """Measure what was compiled and not yet measured, beside the baseline."""
@@ -221,9 +254,13 @@ class _Tried:
 
 def _student_to_repeat(tried: _Tried, chosen: CompiledModel) -> CompiledModel | None:
     """Return the chosen student; if it is the teacher, the best student in the same engine."""
-    if chosen.method != TEACHER:
+    if beneath(chosen.model_name, chosen.method) != TEACHER:
         return chosen
-    students = [m for m in tried.compiled if m.method != TEACHER and m.spec == chosen.spec]
+    students = [
+        model
+        for model in tried.compiled
+        if beneath(model.model_name, model.method) != TEACHER and model.spec == chosen.spec
+    ]
     return max(students, key=lambda model: model.scores.score, default=None)
 
 
@@ -233,10 +270,15 @@ def _try_other_seeds(
     train: Rounds,
     config: SearchConfig,
     bench: Bench,
+    exits: ExitTrials | None,
 ) -> None:
-    """Train every kind of student of the model's size again with other seeds, and measure them."""
-    first = train.context.training.seed
-    alike = [student.plan for student in tried.students if student.plan.shape == model.shape]
+    """Train every kind of student of the model's size again with other seeds, and measure them.
+
+    Where the model stops early, those of its kind get its exits.
+    """
+    first, name = train.context.training.seed, beneath(model.model_name, model.method)
+    of_model = next(student.plan for student in tried.students if student.plan.name == name)
+    alike = [s.plan for s in tried.students if s.plan.shape == of_model.shape]
     plans = [
         replace(plan, seed=seed)
         for seed in range(first + 1, first + config.seeds)
@@ -246,7 +288,27 @@ def _try_other_seeds(
     tried.left_out |= {p.name: train.dropped[p] for p in plans if p in train.dropped}
     tried.students += students
     tried.compile(list(map(_to_compile, students)), [model.spec], bench)
+    if model.method == EXITS_METHOD and exits is not None:
+        same = [one for one in exits.agreements if model.shape.endswith(exit_mark(one))]
+        for student in students:
+            if student.plan.method == of_model.method:
+                tried.stop_early(
+                    _to_compile(student), replace(exits, agreements=same), [model.spec], bench
+                )
     tried.measure(bench)
+
+
+def _exits(context: StudentContext, config: SearchConfig, out: Path) -> ExitTrials | None:
+    """Return what makes candidates that stop early; None where none are wanted or possible."""
+    if not config.tried_exits or why_no_exits(context.teacher) is not None:
+        return None
+    return ExitTrials(
+        agreements=config.tried_exits,
+        rows=context.train_rows,
+        dev_rows=context.dev_rows,
+        folder=out / "exits",
+        threads=context.training.threads,
+    )
 
 
 def _asked_for(
@@ -268,6 +330,8 @@ def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPl
         raise ConfigError(f"--students fitted: {reason}", hint="leave it out")
     if "elastic" in config.students:
         check_elastic(teacher, ElasticConfig())
+    if any(config.exits) and (why := why_no_exits(teacher)) is not None:
+        raise ConfigError(f"--exits: {why}", hint="leave it out")
     plans = plan_students(
         get_roles(teacher.encoder).num_layers,
         depths=config.depths,
@@ -345,12 +409,8 @@ def _teacher_record(candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
 
 
-def _keep_chosen(
-    chosen: CompiledModel, students: Sequence[TrainedStudent], teacher_dir: Path, out: Path
-) -> None:
+def _keep_chosen(chosen: CompiledModel, source: Path, out: Path) -> None:
     """Copy the chosen model and its artifact to where `predict` and `serve` look for them."""
-    models = {student.plan.name: student.model_dir for student in students}
-    source = models.get(chosen.model_name, teacher_dir)
     for origin, place in ((source, out / "model"), (chosen.artifact_dir, out / "artifact")):
         with atomic_dir(place) as temporary:
             shutil.copytree(origin, temporary, dirs_exist_ok=True)

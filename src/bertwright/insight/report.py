@@ -33,6 +33,7 @@ _FAMILY_WORDS = {
     "distil": "Distilled",
     "control": "Control (no teacher)",
     "fitted": "First layers, head fitted",
+    "exits": "Stopping early",
     "teacher": "Teacher's own depth",
 }
 _CONSTRAINTS = (

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["speed_steps"]
 
-_SHAPE = re.compile(r"(?P<layers>\d+)L(?:-h(?P<heads>\d+))?(?:-f(?P<neurons>\d+))?")
+_SHAPE = re.compile(r"(?P<layers>\d+)L(?:-h(?P<heads>\d+))?(?:-f(?P<neurons>\d+))?(?:-e[\d.]+)?")
 _ENGINES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "torch": "torch"}
 
 
@@ -21,9 +21,9 @@ def speed_steps(
 ) -> list[dict[str, Any]]:
     """Return what each step brought, on top of those before it; nothing where that is one alone.
 
-    From the baseline to the teacher in torch, to the engine, to the precision, to the student. What
-    was not measured between two steps makes them one. `left` and `width` are shares of a line from
-    the slowest to the fastest, on a logarithm.
+    From the baseline to the teacher in torch, to the engine, to the precision, to the student, to
+    its exits. What was not measured between two steps makes them one. `left` and `width` are shares
+    of a line from the slowest to the fastest, on a logarithm.
 
     Args:
         chosen: the chosen candidate.
@@ -45,8 +45,12 @@ def speed_steps(
         way.append((f"{name} in place of torch", of_teacher.get((engine, "fp32"))))
     if precision != "fp32":
         way.append((f"{precision} in place of fp32", of_teacher.get((engine, precision))))
-    if chosen.get("method") != "teacher":
-        way.append((_smaller(chosen, teacher), chosen))
+    stops_early = chosen.get("method") == "exits"
+    if not str(chosen["name"]).startswith("teacher"):
+        whole = _whole(chosen, candidates) if stops_early else chosen
+        way.append((_smaller(chosen, teacher), whole))
+    if stops_early:
+        way.append(("Stopping early", chosen))
     found: list[tuple[str, Mapping[str, Any]]] = []
     words: list[str] = []
     for what, measured in way:
@@ -57,6 +61,15 @@ def speed_steps(
     if len(found) < 2:
         return []
     return _with_places([("", baseline), *found])
+
+
+def _whole(
+    early: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """Return the candidate that another is with exits, in the same engine; None: not measured."""
+    name, _, spec = str(early["name"]).partition("@")
+    wanted = f"{name.rpartition('-e')[0]}@{spec}"
+    return next((one for one in candidates if one.get("name") == wanted), None)
 
 
 def _smaller(chosen: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:

@@ -72,7 +72,7 @@ GROUPS = {
 
 MAY_CHANGE_ON_RESUME = (
     *("keep", "confident", "max_latency_ms", "min_speedup", "max_size_mb", "prefer"),
-    *("depths", "narrow", "small", "students", "elastic_sizes", "jobs"),
+    *("depths", "narrow", "small", "students", "exits", "elastic_sizes", "jobs"),
     *("engines", "precisions", "seeds"),
     *("repeats", "measure_rows", "latency_rows", "minutes"),
 )
