@@ -3,10 +3,12 @@
     OMP_NUM_THREADS=2 .venv/bin/python benchmarks/exit_engines.py --threads 2 --data-dir DIR
 
 After exit_runs.py, whose models are compiled here for OpenVINO and ONNX Runtime, beside the whole
-model in fp32 and, as the rival that a user would take, in int8. Agreement and accuracy are those of
-each engine on test. All speeds are of one run: the same texts of test, text in, label out, each
-target in a process of its own, in turn (`--prepare` leaves that for later, when the machine is
-quiet). Leaves `results/exit_engines/SET.json`; what is there is not done again.
+model in fp32 and, as the rival that a user would take, in int8. Then students of one and three
+layers with a fitted head, and those of three with exits of their own: half of dev finds their
+thresholds, as it does the whole model's. All stand beside `transformers`' pipeline. Agreement and
+accuracy are those of each engine on test. All speeds are of one run: the same texts of test, text
+in, label out, each target in a process of its own, in turn (`--prepare` leaves that for later, when
+the machine is quiet). Leaves `results/exit_engines/SET.json`; what is there is not done again.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from typing import Any
 
 import numpy as np
 from exit_runs import SPEED_ROWS
-from task_data import read_rows
-from transfer_runs import SETUPS, make_teacher
+from task_data import read_rows, write_rows
+from transfer_runs import SETUPS, bertwright, make_teacher, make_trimmed_teacher
 
 from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
@@ -29,10 +31,15 @@ from bertwright.engines.predictor import Predictor
 from bertwright.evaluate.machine import machine, versions
 from bertwright.evaluate.measure import Target, measure_targets
 from bertwright.files import read_json, write_json
+from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
+from bertwright.training.precision import using_threads
+from bertwright.verbs.exits import ExitsConfig, exits
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "exit_engines"
 ENGINES, PROMISES = ("openvino", "onnxruntime"), (0.99, 0.95)
+DEPTHS, STUDENT_PROMISES = (1, 3), (0.99, 0.97)
+PIPELINE = "pipeline"
 
 
 def main() -> None:
@@ -60,6 +67,7 @@ def compile_all(name: str, folder: Path, args: argparse.Namespace) -> list[dict[
     source = args.work_dir / name
     models = {"whole": make_teacher(args, name) / "model"}
     models |= {f"{one}": source / "exits" / f"agreement-{one}" for one in PROMISES}
+    models |= make_students(name, folder, args)
     train, dev, test = (
         read_rows(args.data_dir / name / f"{split}.jsonl")
         for split in (SETUPS[name].train, "dev", "test")
@@ -73,7 +81,7 @@ def compile_all(name: str, folder: Path, args: argparse.Namespace) -> list[dict[
     for engine in ENGINES:
         for who, path in {**models, "whole int8": models["whole"]}.items():
             spec = f"{engine}:{'int8' if who == 'whole int8' else 'fp32'}"
-            place = folder / f"{engine}-{who.replace(' ', '-')}"
+            place = folder / f"{engine}-{who.replace(', ', '-').replace(' ', '-')}"
             compile_model(path, spec, place, calibration=calibration, dev=judging)
             predictor = Predictor(place, threads=args.threads)
             found = np.stack(predictor.logits(texts)).argmax(axis=1)
@@ -88,12 +96,45 @@ def compile_all(name: str, folder: Path, args: argparse.Namespace) -> list[dict[
     return rows
 
 
+def make_students(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Path]:
+    """Return students with a fitted head, and the deepest with exits: who -> folder."""
+    data = [args.data_dir / name / f"{split}.jsonl" for split in (SETUPS[name].train, "dev")]
+    rows = folder / "half-of-dev.jsonl"
+    dev = read_rows(data[1])
+    write_rows(rows, random.Random(0).sample(dev, len(dev) // 2))
+    made = {}
+    for depth in DEPTHS:
+        run = folder / f"fitted-{depth}"
+        words = ("--data", data[0], "--eval-data", data[1], "--layers", depth, "--out", run)
+        how = ("--method", "fitted_head", "--pooling", "mean", "--layer-choice", "first")
+        teacher = make_trimmed_teacher(args, name)
+        bertwright(args, *map(str, ("distil", "--teacher", teacher, *words, *how)))
+        made[f"fitted {depth}"] = run / "model"
+    for promise in STUDENT_PROMISES:
+        out = folder / f"fitted-{DEPTHS[-1]}-early-{promise}"
+        with using_threads(args.threads):
+            config = ExitsConfig(
+                model=str(run),
+                data=str(data[0]),
+                calibration=str(rows),
+                agreement=promise,
+                out=str(out),
+            )
+            exits(config)
+        made[f"fitted {DEPTHS[-1]}, {promise}"] = out
+    return made
+
+
 def measure_speed(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Measure all that was compiled side by side."""
     targets = [
         Target(name=row["folder"], path=folder / row["folder"], spec=row["spec"])
         for row in read_json(folder / "rows.json")["rows"]
     ]
+    model, stock = TaskModel.load(make_teacher(args, name) / "model"), folder / "stock"
+    if not stock.exists():
+        export_transformers(model, stock)
+    targets += [Target(name=PIPELINE, path=stock, kind="pipeline", max_length=model.max_length)]
     texts = [row["text"] for row in read_rows(args.data_dir / name / "test.jsonl")]
     measured = measure_targets(
         targets,

@@ -125,21 +125,33 @@ def exit_engines_table(results: Path) -> str:
         speeds = {one["name"]: one for one in found["speeds"]}
         for row in found["rows"]:
             speed, whole = speeds[row["folder"]], speeds[f"{row['engine']}-whole"]
-            named = row["who"].startswith("whole")
             rows.append(
                 [
                     f"{found['set']}, {ENGINE_NAMES[row['engine']]}",
-                    row["who"] if named else f"promised {row['who']}",
+                    _words_of_exits(row["who"]),
                     f"{row['agreement']:.3f}",
                     f"{100 * row['score']:.1f}",
                     f"{speed['throughput_texts_s']:,.0f}",
+                    f"{speed['throughput_texts_s'] / speeds['pipeline']['throughput_texts_s']:.1f}",
                     f"{speed['throughput_texts_s'] / whole['throughput_texts_s']:.2f}",
                     f"{whole['latency_p50_ms'] / speed['latency_p50_ms']:.2f}",
                 ]
             )
-    header = ["set, engine", "model", "agreement on test", "accuracy", "texts/s"]
-    header += ["times as fast as whole, in batches", "one text at a time"]
+    header = ["set, engine", "model", "same label as the whole model", "accuracy", "texts/s"]
+    header += ["times the pipeline", "times the whole, in batches", "one text at a time"]
     return markdown_table(header, rows) if rows else ""
+
+
+def _words_of_exits(who: str) -> str:
+    """`fitted 3, 0.99` -> `first 3 layers, head fitted, stopping early, 0.99`."""
+    model, _, promise = who.rpartition(", ")
+    if not promise.replace(".", "").isdigit():
+        model, promise = who, ""
+    depth = model.removeprefix("fitted ")
+    words = [f"first {depth} layer{'s' * (depth != '1')}, head fitted"] if depth != model else []
+    if not words and model:
+        words = [model]
+    return ", ".join([*words, *([f"stopping early, {promise}"] if promise else [])])
 
 
 def trimmed_corpora_table(results: Path) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -193,7 +192,7 @@ def _constant_behind(node: Any) -> Any:
 
 
 class OpenVinoSession:
-    """A compiled graph with an infer request a thread, or a queue of them for `run_many`."""
+    """A compiled graph, with as many infer requests as are at work at once."""
 
     def __init__(
         self, folder: Path, facts: Mapping[str, Any], threads: int | None, streams: int
@@ -206,7 +205,7 @@ class OpenVinoSession:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         self._compiled: Any = openvino.Core().compile_model(str(folder / _XML), "CPU", options)
-        self._of_thread: Any = threading.local()
+        self._idle: list[Any] = []
         self._streams = streams
         self._names: list[str] = list(facts["inputs"])
         self._cls_at_end = bool(facts["cls_at_end"])
@@ -230,11 +229,16 @@ class OpenVinoSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs of the graph, in order; threads may call it at the same time."""
-        request: Any = getattr(self._of_thread, "request", None)
-        if request is None:
-            request = self._of_thread.request = self._compiled.create_infer_request()
-        request.infer(dict(inputs))
-        return [tensor.data.copy() for tensor in request.output_tensors]
+        request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+        try:
+            if self._streams == 1:
+                request.infer(dict(inputs))
+            else:  # `infer` would make the calling thread a stream, with nothing in its caches
+                request.start_async(dict(inputs))
+                request.wait()
+            return [tensor.data.copy() for tensor in request.output_tensors]
+        finally:
+            self._idle.append(request)
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """Yield logits in order; every stream works on a batch of its own."""
@@ -257,7 +261,7 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """Drop the graph and its memory."""
-        self._of_thread = self._compiled = None
+        self._idle, self._compiled = [], None
 
 
 def _finish(running: deque[Any], idle: list[Any]) -> np.ndarray:

@@ -230,13 +230,13 @@ CARD = MethodCard(
     ),
     expected_source="Abstract of Liu et al. 2020, quoted from memory; not measured here.",
     when_to_use=(
-        "When many texts are easy, torch runs the model, and answers must stay those of a model "
-        "that is trusted. Put exits on last."
+        "When many texts are easy, and answers must stay those of a model that is trusted. On a "
+        "student of two or three layers too: `compress` tries it. Put exits on last."
     ),
     when_not_to_use=(
-        "For the fastest engine: OpenVINO and ONNX Runtime have no exits, and run a distilled "
-        "student. With texts unlike those of the calibration: the promise is for "
-        "rows drawn alike. With few calibration rows: 0.99 at 95% needs 299 at least."
+        "Where int8 is wanted: the promise is one of fp32. With texts unlike those of the "
+        "calibration: it is for rows drawn alike. With few calibration rows: 0.99 at 95% needs "
+        "299 at least."
     ),
     siblings=(
         "layer_pruning and student_init make every text run fewer layers. layer_drop trains layers "
