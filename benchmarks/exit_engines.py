@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exit_runs import SPEED_ROWS
+from exit_runs import speeds_of
 from task_data import read_rows, write_rows
 from transfer_runs import SETUPS, bertwright, make_teacher, make_trimmed_teacher
 
@@ -28,8 +28,7 @@ from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
 from bertwright.engines.compile import compile_model
 from bertwright.engines.predictor import Predictor
-from bertwright.evaluate.machine import machine, versions
-from bertwright.evaluate.measure import Target, measure_targets
+from bertwright.evaluate.measure import Target
 from bertwright.files import read_json, write_json
 from bertwright.models.export import export_transformers
 from bertwright.models.task_model import TaskModel
@@ -135,18 +134,7 @@ def measure_speed(name: str, folder: Path, args: argparse.Namespace) -> dict[str
     if not stock.exists():
         export_transformers(model, stock)
     targets += [Target(name=PIPELINE, path=stock, kind="pipeline", max_length=model.max_length)]
-    texts = [row["text"] for row in read_rows(args.data_dir / name / "test.jsonl")]
-    measured = measure_targets(
-        targets,
-        {"text": random.Random(0).sample(texts, min(SPEED_ROWS, len(texts)))},
-        threads=args.threads,
-        repeats=args.repeats,
-        latency_rows=args.latency_rows,
-    )
-    return {
-        **{"speeds": [vars(one) for one in measured], "threads": args.threads},
-        **{"machine": machine(), "versions": versions()},
-    }
+    return speeds_of(targets, name, args)
 
 
 if __name__ == "__main__":

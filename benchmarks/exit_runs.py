@@ -93,6 +93,11 @@ def measure_speed(name: str, folder: Path, args: argparse.Namespace) -> dict[str
     """Measure the whole model and those of all promises side by side."""
     targets = [Target(name="whole", path=make_teacher(args, name) / "model")]
     targets += [Target(name=f"{one}", path=folder / f"agreement-{one}") for one in PROMISES]
+    return speeds_of(targets, name, args)
+
+
+def speeds_of(targets: list[Target], name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure targets side by side on texts of test."""
     texts = [row["text"] for row in read_rows(args.data_dir / name / "test.jsonl")]
     measured = measure_targets(
         targets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,15 +144,9 @@ def exit_engines_table(results: Path) -> str:
 
 
 def _words_of_exits(who: str) -> str:
-    """`fitted 3, 0.99` -> `first 3 layers, head fitted, stopping early, 0.99`."""
-    model, _, promise = who.rpartition(", ")
-    if not promise.replace(".", "").isdigit():
-        model, promise = who, ""
-    depth = model.removeprefix("fitted ")
-    words = [f"first {depth} layer{'s' * (depth != '1')}, head fitted"] if depth != model else []
-    if not words and model:
-        words = [model]
-    return ", ".join([*words, *([f"stopping early, {promise}"] if promise else [])])
+    """`fitted 3, 0.99` -> `first layers (3), head fitted, stopping early, 0.99`."""
+    parts = [f"stopping early, {part}" if part[0].isdigit() else part for part in who.split(", ")]
+    return re.sub(r"fitted (\d+)", r"first layers (\1), head fitted", ", ".join(parts))
 
 
 def trimmed_corpora_table(results: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 from bertwright.compress.artifacts import ModelToCompile
 from bertwright.compress.budget import Budget
 from bertwright.compress.config import SearchConfig
-from bertwright.compress.early import ExitTrials, beneath, exit_specs, why_no_exits
+from bertwright.compress.early import ExitTrials, exit_specs, why_no_exits
 from bertwright.compress.pipeline import search
 from bertwright.data.tokenise import tokenise
 from bertwright.engines.base import EngineSpec
@@ -40,7 +40,7 @@ def trials(rows, teacher_dir, tmp_path) -> ExitTrials:
 def test_a_threshold_for_each_share_that_the_rows_can_show(whole, trials):
     (early,), refused = trials.add(whole)
     assert (early.name, early.method, early.shape) == ("teacher-e90", "exits", "4L-e90")
-    assert beneath(early.name, early.method) == "teacher" == beneath("teacher", "teacher")
+    assert early.whole == "teacher"
     assert refused == {
         "teacher-e99": "no threshold is sure to leave 0.99 of the answers as they are, by 60 rows"
     }
@@ -65,6 +65,13 @@ def test_what_was_made_is_used_again_and_not_that_of_another_model(whole, trials
     assert file.stat().st_mtime_ns != before
     again = replace(trials, folder=tmp_path / "new")
     assert again.add(whole)[0][0].model_dir != early.model_dir
+
+
+def test_a_student_that_cannot_is_named_with_the_reason(trials, whole, tmp_path):
+    tiny_teacher("albert").save(tmp_path / "albert")
+    made, refused = trials.add(replace(whole, name="distil-2L", model_dir=tmp_path / "albert"))
+    assert made == [] and set(refused) == {"distil-2L-e90", "distil-2L-e99"}
+    assert all("cannot be stopped between" in why for why in refused.values())
 
 
 def test_they_run_in_fp32():
@@ -98,6 +105,7 @@ def test_a_search_tries_them_on_the_teacher_and_the_best_student(
     assert early == {f"{who}-e85@{spec}" for who in ("teacher", best) for spec in specs}
     for name in early:
         assert found[name]["test_num_rows"] == 50
+        assert found[name]["whole"] == name.partition("-e85")[0]
     shapes = {found[name]["shape"] for name in early}
     assert shapes == {"4L-e85", "2L-e85"}
 
@@ -127,6 +135,24 @@ def test_a_chosen_one_is_kept_and_tried_with_other_seeds(rows, teacher_dir, tmp_
     assert names >= {"distil-2L", "distil-2L-e85", "distil-2L-s1", "distil-2L-s1-e85"}
     assert TaskModel.load(tmp_path / "model").exits is not None
     assert json.loads((tmp_path / "artifact" / "artifact.json").read_text())["spec"] == "torch:fp32"
+
+
+def test_students_without_attention_are_not_asked(rows, teacher_dir, tmp_path, monkeypatch):
+    """The only student is a network of two layers, none of which is an encoder's."""
+    monkeypatch.setattr("bertwright.compress.measuring.measure_targets", measured_alike)
+    config = replace(
+        SEARCH, exits=(0.85,), students=("distil",), depths=(1,), small=("cnn:layers=2",)
+    )
+    result = search(
+        teacher_dir,
+        rows,
+        budget=Budget(keep=0.1),
+        config=config,
+        training=replace(TRAINING, epochs=1),
+        out=tmp_path,
+    )
+    names = {one["name"].partition("@")[0] for one in result.frontier["candidates"]}
+    assert names == {"teacher", "teacher-e85", "distil-1L", "distil-cnn-layers-2"}
 
 
 def test_none_where_none_are_wanted_or_possible(rows, teacher_dir, tmp_path):

@@ -304,9 +304,8 @@ def test_options_that_do_not_fit_are_refused_before_training(rows, teacher_dir, 
 
 def test_other_seeds_are_of_the_chosen_depth_or_where_the_teacher_is_chosen_of_the_best_student():
     def compiled(method: str, score: float, spec: str = "torch:fp32") -> Any:
-        name = "teacher-e99" if method == "exits" else method
-        scores = SimpleNamespace(score=score)
-        return SimpleNamespace(model_name=name, method=method, spec=spec, scores=scores)
+        whole, scores = "teacher" if method == "exits" else "", SimpleNamespace(score=score)
+        return SimpleNamespace(method=method, whole=whole, spec=spec, scores=scores)
 
     teacher, early, good, poor = (
         compiled(*c) for c in (("teacher", 0.9), ("exits", 0.9), ("distil", 0.8), ("control", 0.7))

@@ -80,14 +80,14 @@ def test_stopping_early_is_a_step_of_its_own_where_the_whole_was_measured():
     student = candidate("fitted", "openvino", "fp32", 900, name="fitted-3L@openvino:fp32")
     early = candidate("exits", "openvino", "fp32", 1800, name="fitted-3L-e99@openvino:fp32")
     student |= {"layers": 3, "shape": "3L"}
-    early |= {"layers": 3, "shape": "3L-e99"}
+    early |= {"layers": 3, "shape": "3L-e99", "whole": "fitted-3L"}
     steps = speed_steps(early, [*WAY, student, early], TEACHER, BASELINE)
     assert [step["words"] for step in steps[3:]] == ["3 of 6 layers", "Stopping early"]
     assert [step["factor"] for step in steps[3:]] == pytest.approx([3, 2])
     steps = speed_steps(early, [*WAY, early], TEACHER, BASELINE)
     assert [step["words"] for step in steps[3:]] == ["3 of 6 layers; Stopping early"]
     of_teacher = candidate("exits", "openvino", "fp32", 600, name="teacher-e97@openvino:fp32")
-    of_teacher |= {"layers": 6, "shape": "6L-e97"}
+    of_teacher |= {"layers": 6, "shape": "6L-e97", "whole": "teacher"}
     steps = speed_steps(of_teacher, [*WAY, of_teacher], TEACHER, BASELINE)
     assert [step["words"] for step in steps[3:]] == ["Stopping early"]
     assert steps[-1]["factor"] == pytest.approx(2)

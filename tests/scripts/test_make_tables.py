@@ -475,7 +475,10 @@ def test_exits_in_an_engine_stand_beside_its_own_whole_model(make_tables, tmp_pa
     assert lines[1] == f"{early} 2.00 | 2.00 |"
     assert lines[7].startswith("| intents, OpenVINO | whole int8 | 0.990 | 80.0 | 800 | 20.0 |")
     words = [line.split(" | ")[1] for line in lines[8:]]
-    fitted = ["first 1 layer, head fitted", "first 3 layers, head fitted, stopping early, 0.97"]
+    fitted = [
+        "first layers (1), head fitted",
+        "first layers (3), head fitted, stopping early, 0.97",
+    ]
     assert words == fitted
 
 

@@ -42,6 +42,8 @@ class CompiledModel:
     spec: EngineSpec
     artifact_dir: Path
     scores: Scores
+    whole: str = ""
+    """The name of the model that this one is with exits; empty: it has none."""
 
     @property
     def name(self) -> str:
@@ -61,6 +63,8 @@ class ModelToCompile:
     seed: int
     parameters: int
     model_dir: Path
+    whole: str = ""
+    """The name of the model that this one is with exits; empty: it has none."""
 
 
 def wanted_specs(engines: Sequence[str], precisions: Sequence[str]) -> list[EngineSpec]:
@@ -140,6 +144,7 @@ def compile_all(
                     spec=spec,
                     artifact_dir=place,
                     scores=scores,
+                    whole=model.whole,
                 )
             )
     return done, refused

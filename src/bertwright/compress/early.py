@@ -30,7 +30,7 @@ from bertwright.models.task_model import TaskModel
 from bertwright.progress import console
 from bertwright.training.precision import using_threads
 
-__all__ = ["EXITS_METHOD", "ExitTrials", "beneath", "exit_mark", "exit_specs", "why_no_exits"]
+__all__ = ["EXITS_METHOD", "ExitTrials", "exit_mark", "exit_specs", "why_no_exits"]
 
 EXITS_METHOD = "exits"
 _RECORD = "exits.json"
@@ -50,11 +50,6 @@ def exit_specs(specs: Sequence[EngineSpec]) -> list[EngineSpec]:
     return [spec for spec in specs if spec.precision == "fp32"]
 
 
-def beneath(name: str, method: str) -> str:
-    """Return the name of the model that stops early, of one that does not its own."""
-    return name.rpartition("-e")[0] if method == EXITS_METHOD else name
-
-
 @dataclass(frozen=True)
 class ExitTrials:
     """Makes candidates that stop early; what a broken-off search made is used again."""
@@ -71,37 +66,34 @@ class ExitTrials:
     """Of the processor; None: as torch chooses."""
 
     def add(self, model: ModelToCompile) -> tuple[list[ModelToCompile], dict[str, str]]:
-        """Return a model with exits for each agreement, and what could not be made: name -> why.
-
-        Args:
-            model: of two layers or more.
-        """
+        """Return a model with exits for each agreement, and what could not be made: name -> why."""
         made: list[ModelToCompile] = []
         refused: dict[str, str] = {}
-        whole, heads = TaskModel.load(model.model_dir), None
+        whole, source = TaskModel.load(model.model_dir), hash_model(model.model_dir)
+        reason, heads = why_no_exits(whole), None
         for agreement in self.agreements:
             early = _named(model, agreement, self.folder)
-            if not self._is_there(early, model, agreement):
+            record, facts = early.model_dir / _RECORD, {"of": source, "agreement": agreement}
+            if reason is None and not (record.exists() and read_json(record) == facts):
                 console.print(f"[bold]{early.name}[/]: exits")
                 with using_threads(self.threads):
                     heads = heads or fit_exits(whole, self.rows, EarlyExitConfig())
-                    reason = self._write(whole, heads, agreement, early.model_dir, model.model_dir)
-                if reason is not None:
-                    refused[early.name] = reason
-                    continue
+                    why_not = self._write(whole, heads, early.model_dir, facts)
+            else:
+                why_not = reason
+            if why_not is not None:
+                refused[early.name] = why_not
+                continue
             own = whole.outputs.count * (2 * whole.roles.hidden_size + 1)
             added = own * (whole.roles.num_layers - 1)
             made.append(replace(early, parameters=model.parameters + added))
         return made, refused
 
-    def _is_there(self, early: ModelToCompile, model: ModelToCompile, agreement: float) -> bool:
-        record = early.model_dir / _RECORD
-        return record.exists() and read_json(record) == _record_of(model.model_dir, agreement)
-
     def _write(
-        self, whole: TaskModel, heads: Exits, agreement: float, place: Path, source: Path
+        self, whole: TaskModel, heads: Exits, place: Path, facts: dict[str, Any]
     ) -> str | None:
         """Write the model with exits; say why not where no threshold is sure to be good enough."""
+        agreement = facts["agreement"]
         config = EarlyExitConfig(agreement=agreement)
         found = calibrate_exits(whole, heads, self.dev_rows, config)
         if found.threshold is None:
@@ -118,12 +110,8 @@ class ExitTrials:
         }
         with atomic_dir(place) as folder:
             early.save(folder)
-            write_json(folder / _RECORD, _record_of(source, agreement))
+            write_json(folder / _RECORD, facts)
         return None
-
-
-def _record_of(model_dir: Path, agreement: float) -> dict[str, Any]:
-    return {"of": hash_model(model_dir), "agreement": agreement}
 
 
 def exit_mark(agreement: float) -> str:
@@ -139,4 +127,5 @@ def _named(model: ModelToCompile, agreement: float, folder: Path) -> ModelToComp
         method=EXITS_METHOD,
         shape=model.shape + exit_mark(agreement),
         model_dir=folder / name,
+        whole=model.name,
     )

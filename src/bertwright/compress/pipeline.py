@@ -31,9 +31,7 @@ from bertwright.compress.budget import Budget, Choice, choose_candidate
 from bertwright.compress.candidates import StudentPlan, plan_students
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.early import (
-    EXITS_METHOD,
     ExitTrials,
-    beneath,
     exit_mark,
     exit_specs,
     why_no_exits,
@@ -154,7 +152,8 @@ def search(
     tried.compile([as_teacher], list(dict.fromkeys([REFERENCE, *specs])), bench)
     tried.compile(list(map(_to_compile, students)), specs, bench, deadline=times.compile_until)
     exits = _exits(context, config, out)
-    best = max((s for s in students if s.plan.layers > 1), key=lambda s: s.score, default=None)
+    deep = [one for one in students if one.plan.layers > 1 and not one.plan.small]
+    best = max(deep, key=lambda one: one.score, default=None)
     for model in [as_teacher, *([] if best is None else [_to_compile(best)])]:
         tried.stop_early(model, exits, specs, bench, deadline=times.compile_until)
     console.rule("measuring", align="left")
@@ -254,14 +253,14 @@ class _Tried:
 
 def _student_to_repeat(tried: _Tried, chosen: CompiledModel) -> CompiledModel | None:
     """Return the chosen student; if it is the teacher, the best student in the same engine."""
-    if beneath(chosen.model_name, chosen.method) != TEACHER:
+    if _of_student(chosen):
         return chosen
-    students = [
-        model
-        for model in tried.compiled
-        if beneath(model.model_name, model.method) != TEACHER and model.spec == chosen.spec
-    ]
+    students = [m for m in tried.compiled if _of_student(m) and m.spec == chosen.spec]
     return max(students, key=lambda model: model.scores.score, default=None)
+
+
+def _of_student(model: CompiledModel) -> bool:
+    return TEACHER not in (model.method, model.whole)
 
 
 def _try_other_seeds(
@@ -276,7 +275,7 @@ def _try_other_seeds(
 
     Where the model stops early, those of its kind get its exits.
     """
-    first, name = train.context.training.seed, beneath(model.model_name, model.method)
+    first, name = train.context.training.seed, model.whole or model.model_name
     of_model = next(student.plan for student in tried.students if student.plan.name == name)
     alike = [s.plan for s in tried.students if s.plan.shape == of_model.shape]
     plans = [
@@ -288,7 +287,7 @@ def _try_other_seeds(
     tried.left_out |= {p.name: train.dropped[p] for p in plans if p in train.dropped}
     tried.students += students
     tried.compile(list(map(_to_compile, students)), [model.spec], bench)
-    if model.method == EXITS_METHOD and exits is not None:
+    if model.whole and exits is not None:
         same = [one for one in exits.agreements if model.shape.endswith(exit_mark(one))]
         for student in students:
             if student.plan.method == of_model.method:

@@ -37,6 +37,7 @@ def candidate_record(
         "layers": compiled.layers,
         "seed": compiled.seed,
         "parameters": compiled.parameters,
+        **({"whole": compiled.whole} if compiled.whole else {}),
         **evaluation_record(compiled.scores, measured),
         "kept": kept.score,
         "kept_low": kept.low,

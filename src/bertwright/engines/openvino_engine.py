@@ -231,11 +231,7 @@ class OpenVinoSession:
         """Return the outputs of the graph, in order; threads may call it at the same time."""
         request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
         try:
-            if self._streams == 1:
-                request.infer(dict(inputs))
-            else:  # `infer` would make the calling thread a stream, with nothing in its caches
-                request.start_async(dict(inputs))
-                request.wait()
+            request.infer(dict(inputs))
             return [tensor.data.copy() for tensor in request.output_tensors]
         finally:
             self._idle.append(request)

@@ -74,7 +74,7 @@ class _Stage(TracedModel):
 class _FirstStage(_Stage):
     """From token ids to the first exit."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits [B, C] and the states that go on, [B, L, D], from int64 [B, L]."""
@@ -91,7 +91,7 @@ class _LaterStage(_Stage):
         asks = self.is_last and self.pooling is not None and self.pooling.reads_ids
         return ["hidden", "attention_mask", *(["input_ids"] if asks else [])]
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, hidden: Tensor, attention_mask: Tensor, input_ids: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return as `_FirstStage`, from states [B, L, D] and int64 [B, L]."""

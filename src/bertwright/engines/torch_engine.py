@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +73,7 @@ class TorchSession:
         token_type_ids: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return logits, float32 [B, C]."""
-        assert self._model is not None, "the session is closed"
-        check_right_padded(attention_mask)
-        with torch.inference_mode(), _using_threads(self._threads):
-            inputs = (
-                _tensor(input_ids),
-                _tensor(attention_mask),
-                None if token_type_ids is None else _tensor(token_type_ids),
-            )
-            early = self._model.exits is not None and self.precision == "fp32"
-            output = answer_early(self._model, *inputs) if early else self._model(*inputs)
-            return output.logits.float().numpy()
+        return self._run(self._logits, input_ids, attention_mask, token_type_ids)
 
     def at_all_exits(
         self,
@@ -92,13 +82,27 @@ class TorchSession:
         token_type_ids: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return what each exit and, last, the whole model answer, [(E + 1) B, C]."""
+        answers = self._run(answer_at_all_exits, input_ids, attention_mask, token_type_ids)
+        return answers.reshape(-1, answers.shape[-1])
+
+    def _logits(self, model: TaskModel, *inputs: Any) -> Tensor:
+        early = model.exits is not None and self.precision == "fp32"
+        return (answer_early(model, *inputs) if early else model(*inputs)).logits
+
+    def _run(
+        self,
+        answer: Callable[..., Tensor],
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        token_type_ids: np.ndarray | None,
+    ) -> np.ndarray:
+        """Return what `answer` makes of the model and its inputs, float32."""
         assert self._model is not None, "the session is closed"
-        types = None if token_type_ids is None else _tensor(token_type_ids)
+        check_right_padded(attention_mask)
         with torch.inference_mode(), _using_threads(self._threads):
-            answers = answer_at_all_exits(
-                self._model, _tensor(input_ids), _tensor(attention_mask), types
-            )
-            return answers.flatten(0, 1).numpy()
+            types = None if token_type_ids is None else _tensor(token_type_ids)
+            found = answer(self._model, _tensor(input_ids), _tensor(attention_mask), types)
+            return found.float().numpy()
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """Yield logits in order, one batch after the other: each uses all threads."""

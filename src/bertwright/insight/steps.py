@@ -27,7 +27,8 @@ def speed_steps(
 
     Args:
         chosen: the chosen candidate.
-        candidates: all of them, `method`, `engine` and `precision` among what they have.
+        candidates: all of them, `method`, `engine` and `precision` among what they have; `whole`
+            where one stops early: the name of the model that does not.
         teacher: as measured in torch; `layers` is its depth.
         baseline: what the speed-up is a multiple of.
     """
@@ -45,11 +46,12 @@ def speed_steps(
         way.append((f"{name} in place of torch", of_teacher.get((engine, "fp32"))))
     if precision != "fp32":
         way.append((f"{precision} in place of fp32", of_teacher.get((engine, precision))))
-    stops_early = chosen.get("method") == "exits"
-    if not str(chosen["name"]).startswith("teacher"):
-        whole = _whole(chosen, candidates) if stops_early else chosen
+    under = chosen.get("whole")
+    if "teacher" not in (chosen.get("method"), under):
+        name = f"{under}@{engine}:{precision}" if under else chosen["name"]
+        whole = next((one for one in candidates if one["name"] == name), None)
         way.append((_smaller(chosen, teacher), whole))
-    if stops_early:
+    if under:
         way.append(("Stopping early", chosen))
     found: list[tuple[str, Mapping[str, Any]]] = []
     words: list[str] = []
@@ -61,15 +63,6 @@ def speed_steps(
     if len(found) < 2:
         return []
     return _with_places([("", baseline), *found])
-
-
-def _whole(
-    early: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]
-) -> Mapping[str, Any] | None:
-    """Return the candidate that another is with exits, in the same engine; None: not measured."""
-    name, _, spec = str(early["name"]).partition("@")
-    wanted = f"{name.rpartition('-e')[0]}@{spec}"
-    return next((one for one in candidates if one.get("name") == wanted), None)
 
 
 def _smaller(chosen: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:

@@ -225,10 +225,13 @@ CARD = MethodCard(
         "the rest."
     ),
     expected_effect=(
-        "FastBERT reports a speed of 1 to 12 times BERT's, by the threshold. How much is saved "
-        "depends on the share of easy texts."
+        "FastBERT reports a speed of 1 to 12 times BERT's, by the threshold. MiniLM, 6 layers, "
+        "promised 0.99, torch in batches: clinc150 2.1 times, sst2 1.6; ONNX Runtime 2.4 and 1.5, "
+        "OpenVINO 1.65 and 1.0. It depends on the share of easy texts."
     ),
-    expected_source="Abstract of Liu et al. 2020, quoted from memory; not measured here.",
+    expected_source=(
+        "Abstract of Liu et al. 2020, quoted from memory; results/exits and results/exit_engines."
+    ),
     when_to_use=(
         "When many texts are easy, and answers must stay those of a model that is trusted. On a "
         "student of two or three layers too: `compress` tries it. Put exits on last."
