@@ -28,7 +28,7 @@ def test_a_search_whose_time_is_up_ends_with_a_model_and_goes_on(
     teacher_dir, rows, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(measuring, "measure_targets", measured_alike)
-    config = replace(SEARCH, students=("control", "distil"), depths=(1,))
+    config = replace(SEARCH, students=("control", "distil"), depths=(1,), exits=(0.85,))
     common = {"budget": Budget(keep=0.1), "config": config}
     out = tmp_path / "short"
     limited = replace(TRAINING, minutes=1e-6)
@@ -36,13 +36,13 @@ def test_a_search_whose_time_is_up_ends_with_a_model_and_goes_on(
     assert short.choice.met and (out / "model").exists() and (out / "artifact").exists()
     assert {c["method"] for c in short.frontier["candidates"]} == {"teacher"}
     late = short.frontier["dropped"]
-    assert set(late) == {"control-1L", "distil-1L"}
+    assert set(late) == {"control-1L", "distil-1L", "teacher-e85"}
     assert all("no time was left" in why for why in late.values())
     # time enough to train the one and not to compile it
     moments = SearchTimes(train_until=math.inf, compile_until=0.0)
     monkeypatch.setattr(pipeline, "divide_time", lambda minutes: moments)
     late = search(teacher_dir, rows, training=TRAINING, out=out, **common).frontier["dropped"]
-    assert set(late) == {"control-1L@torch:fp32", "distil-1L@torch:fp32"}
+    assert set(late) == {"control-1L@torch:fp32", "distil-1L@torch:fp32", "teacher-e85"}
     stamps = [path.stat().st_mtime_ns for path in sorted(out.glob("students/*/student.json"))]
     monkeypatch.undo()
     monkeypatch.setattr(measuring, "measure_targets", measured_alike)
@@ -50,5 +50,5 @@ def test_a_search_whose_time_is_up_ends_with_a_model_and_goes_on(
     assert len(stamps) == 2 and stamps == [
         path.stat().st_mtime_ns for path in sorted(out.glob("students/*/student.json"))
     ]
-    assert {c["method"] for c in done["candidates"]} == {"teacher", "control", "distil"}
+    assert {c["method"] for c in done["candidates"]} == {"teacher", "control", "distil", "exits"}
     assert done["dropped"] == {}

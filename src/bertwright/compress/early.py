@@ -65,6 +65,10 @@ class ExitTrials:
     threads: int | None
     """Of the processor; None: as torch chooses."""
 
+    def names(self, model: ModelToCompile) -> list[str]:
+        """Return what a model with exits is called, for each agreement."""
+        return [model.name + exit_mark(agreement) for agreement in self.agreements]
+
     def add(self, model: ModelToCompile) -> tuple[list[ModelToCompile], dict[str, str]]:
         """Return a model with exits for each agreement, and what could not be made: name -> why."""
         made: list[ModelToCompile] = []

@@ -235,7 +235,10 @@ class _Tried:
         deadline: float = math.inf,
     ) -> None:
         """Compile a model with exits too, where it can have some and time is left."""
-        if exits is None or time.monotonic() >= deadline:
+        if exits is None:
+            return
+        if time.monotonic() >= deadline:
+            self.left_out |= dict.fromkeys(exits.names(model), "no time was left to make it")
             return
         made, refused = exits.add(model)
         self.left_out |= refused
