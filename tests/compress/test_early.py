@@ -94,7 +94,7 @@ def test_a_search_tries_them_on_the_teacher_and_the_best_student(
         teacher_dir,
         rows,
         budget=Budget(keep=0.1),
-        config=replace(config, engines=("torch", "onnxruntime"), depths=(2, 1)),
+        config=replace(config, engines=("torch", "onnxruntime"), depths=(2,)),
         training=replace(TRAINING, epochs=2),
         out=tmp_path,
     )
