@@ -15,13 +15,13 @@ from bertwright.data.tokenise import EncodedRows, tokenise
 from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import write_json
-from bertwright.methods.exit.calibrate import Calibration, rows_needed
 from bertwright.methods.exit.early_exit import (
     EarlyExit,
     EarlyExitConfig,
     answer_rows,
     exit_layers,
 )
+from bertwright.models.agreement import Calibration, rows_needed
 from bertwright.models.exits import Measure
 from bertwright.models.multi import head_folder
 from bertwright.models.task_model import TaskModel

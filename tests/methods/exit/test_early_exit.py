@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812
 from bertwright.data.load import load_rows
 from bertwright.data.tokenise import tokenise
 from bertwright.errors import ConfigError, UnsupportedFamilyError, UsageError
-from bertwright.methods.exit.calibrate import agreement_bound
 from bertwright.methods.exit.early_exit import (
     EarlyExit,
     EarlyExitConfig,
@@ -22,6 +21,7 @@ from bertwright.methods.exit.early_exit import (
 )
 from bertwright.methods.exit.heads import exit_readings, fit_soft_head
 from bertwright.methods.quantize.int8 import simulate_int8
+from bertwright.models.agreement import agreement_bound
 from bertwright.models.exits import Exits
 from bertwright.training.evaluation import compute_logits
 from engines_models import make_model, make_texts

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from bertwright.errors import ConfigError, UnsupportedFamilyError, UsageError
-from bertwright.methods.exit.calibrate import agreement_bound
 from bertwright.methods.exit.early_exit import EarlyExit, EarlyExitConfig
 from bertwright.methods.exit.token_dropping import (
     SHARES,
@@ -15,6 +14,7 @@ from bertwright.methods.exit.token_dropping import (
     TokenDroppingConfig,
 )
 from bertwright.methods.quantize.int8 import simulate_int8
+from bertwright.models.agreement import agreement_bound
 from bertwright.models.token_drop import TokenDrop
 from bertwright.training.evaluation import compute_logits
 from engines_models import make_model

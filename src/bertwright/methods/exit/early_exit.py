@@ -17,12 +17,12 @@ from bertwright.config import require
 from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UsageError
-from bertwright.methods.exit.calibrate import (
+from bertwright.methods.exit.heads import exit_readings, fit_soft_head, read_exits
+from bertwright.models.agreement import (
     Calibration,
     calibrate_threshold,
     threshold_ladder,
 )
-from bertwright.methods.exit.heads import exit_readings, fit_soft_head, read_exits
 from bertwright.models.exits import Exits, Measure, sureness
 from bertwright.models.in_parts import check_runs_in_parts
 from bertwright.models.modes import eval_mode

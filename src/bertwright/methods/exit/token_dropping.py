@@ -15,7 +15,7 @@ from bertwright.card import MethodCard
 from bertwright.config import require
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UsageError
-from bertwright.methods.exit.calibrate import agreement_bound
+from bertwright.models.agreement import agreement_bound
 from bertwright.models.in_parts import check_runs_in_parts
 from bertwright.models.quantized import refuse_quantized
 from bertwright.models.task_model import TaskModel

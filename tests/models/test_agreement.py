@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bertwright.methods.exit.calibrate import (
+from bertwright.models.agreement import (
     agreement_bound,
     calibrate_threshold,
     exit_places,
