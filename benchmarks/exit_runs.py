@@ -77,9 +77,10 @@ def make_exits(name: str, folder: Path, args: argparse.Namespace) -> dict[str, A
     calibration = encoded(random.Random(0).sample(dev, len(dev) // 2))
     judging, rows = encoded(test), []
     for promise in PROMISES:
-        found = calibrate_exits(model, heads, calibration, EarlyExitConfig(agreement=promise))
         early = copy.deepcopy(model)
         early.exits = copy.deepcopy(heads)
+        early.exits.agreement = promise
+        found = calibrate_exits(model, early.exits, calibration)
         early.exits.threshold = found.threshold
         early.save(folder / f"agreement-{promise}")
         done = judge_exits(model, early, judging, task)

@@ -74,9 +74,9 @@ def test_a_student_that_cannot_is_named_with_the_reason(trials, whole, tmp_path)
     assert all("cannot be stopped between" in why for why in refused.values())
 
 
-def test_they_run_in_fp32():
+def test_torch_runs_them_in_fp32():
     specs = [EngineSpec.parse(one) for one in ("torch:bf16", "openvino:fp32", "openvino:int8")]
-    assert exit_specs(specs) == [specs[1]]
+    assert exit_specs(specs) == specs[1:]
 
 
 def test_which_models_cannot():

@@ -11,7 +11,7 @@ import torch
 
 import bertwright
 from bertwright.cli.main import main
-from bertwright.engines.artifact import hash_model
+from bertwright.engines.artifact import Artifact, hash_model
 from bertwright.engines.torch_engine import TorchSession
 from bertwright.errors import BertwrightError, ConfigError, UsageError
 from bertwright.models.progressive import answer_early
@@ -91,11 +91,21 @@ def test_other_engines_stop_where_torch_does(engine, early, teacher):
     assert [row["score"] for row in theirs] != pytest.approx([row["score"] for row in whole])
 
 
-def test_export_to_int8_is_refused(early, data, tmp_path):
-    words = {"model": str(early), "data": data["dev"], "out": str(tmp_path / "m")}
-    with pytest.raises(UsageError, match="early exits: what they promise was not measured in int8"):
-        bertwright.export(**words, format="onnx", precision="int8")
-    assert not (tmp_path / "m").exists()
+def test_export_to_int8_finds_the_threshold_anew(early, data, tmp_path):
+    words = {"model": str(early), "data": data["train"], "format": "onnx", "precision": "int8"}
+    with pytest.raises(UsageError, match="threshold has to be found anew") as caught:
+        bertwright.export(**words, out=str(tmp_path / "m"))
+    assert "--eval-data" in str(caught.value.hint) and not (tmp_path / "m").exists()
+    words |= {"eval_data": data["dev"], "tolerance_points": 100.0}
+    bertwright.export(**words, out=str(tmp_path / "m"))
+    said = Artifact.load(tmp_path / "m").facts["exits"]
+    assert (said["agreement"], said["confidence"], said["calibrated"]["num_rows"]) == (0.9, 0.9, 60)
+    texts = tuple(text for text, _ in make_rows(60, 2))
+    ours, theirs = (
+        [row["label"] for row in bertwright.predict(model=str(one), text=texts).rows]
+        for one in (early, tmp_path / "m")
+    )
+    assert np.mean([a == b for a, b in zip(ours, theirs, strict=True)]) >= 0.9
 
 
 def test_what_the_exits_are_is_part_of_what_a_model_computes(early, teacher, tmp_path):

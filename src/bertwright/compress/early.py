@@ -47,7 +47,7 @@ def why_no_exits(model: TaskModel) -> str | None:
 
 def exit_specs(specs: Sequence[EngineSpec]) -> list[EngineSpec]:
     """Return those of the engines and precisions in which models stop early."""
-    return [spec for spec in specs if spec.precision == "fp32"]
+    return [spec for spec in specs if spec.precision == "fp32" or spec.engine != "torch"]
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,17 @@ class ExitTrials:
     ) -> str | None:
         """Write the model with exits; say why not where no threshold is sure to be good enough."""
         agreement = facts["agreement"]
-        config = EarlyExitConfig(agreement=agreement)
-        found = calibrate_exits(whole, heads, self.dev_rows, config)
+        exits = copy.deepcopy(heads)
+        exits.agreement = agreement
+        found = calibrate_exits(whole, exits, self.dev_rows)
         if found.threshold is None:
             return (
                 f"no threshold is sure to leave {agreement:g} of the answers as they are, by "
                 f"{len(self.dev_rows):,} rows"
             )
         early = copy.deepcopy(whole)
-        early.exits = copy.deepcopy(heads)
-        early.exits.threshold = found.threshold
+        exits.threshold = found.threshold
+        early.exits = exits
         early.lineage = {
             **{key: value for key, value in whole.lineage.items() if key != "scores"},
             "exits": {"agreement": agreement, "calibrated": vars(found)},

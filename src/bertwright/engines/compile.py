@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from bertwright.data.batching import collate
 from bertwright.data.tokenise import EncodedRows
@@ -49,7 +50,7 @@ from bertwright.errors import (
 )
 from bertwright.files import atomic_dir
 from bertwright.models.encoder import find_model_dir, quiet_transformers
-from bertwright.models.exits import refuse_exits
+from bertwright.models.exits import find_threshold, refuse_exits
 from bertwright.models.packed import pack_words
 from bertwright.models.task_model import TaskModel
 
@@ -79,6 +80,9 @@ def compile_model(
     parity rows take the place of true ones, and up to 3 points of them may change (a label that
     changes costs nothing on average when it was as often wrong as right).
 
+    A model with early exits promises so much agreement with the whole model. That was measured in
+    fp32; in other precisions the threshold is found anew, on `dev`, by the engine's own answers.
+
     Args:
         model_dir: what `TaskModel.save` wrote, or a run directory.
         spec: engine and precision.
@@ -86,7 +90,7 @@ def compile_model(
         calibration: training rows for OpenVINO's int8; 300 of them are drawn. Not needed for a
             model that was trained with rounding: it has its ranges.
         parity: real rows to compare logits on; without them, random token ids.
-        dev: labelled rows to score bf16 and int8 on.
+        dev: labelled rows to score bf16 and int8 on; early exits must not have learned from them.
         tolerance_points: how much score may be lost, in points (100 = everything).
         table_bits: of the numbers of the word embeddings in int8; with 4 they have 8 all the same
             where 4 would lose more score than that.
@@ -97,9 +101,11 @@ def compile_model(
         MissingDependencyError: the engine's library is not installed.
         UnsupportedRoleError: word embeddings in 4 bits are asked for, and the family has no plain
             table of them.
-        UsageError: calibration rows are needed and missing, dev's labels are not the model's, or it
-            has early exits and the precision is not fp32.
-        ParityError: the answers differ by more than allowed and no repair helped.
+        UsageError: calibration rows are needed and missing, dev's labels are not the model's, or
+            the model has early exits, the precision is not fp32, and there is no `dev`, or the
+            engine is torch.
+        ParityError: the answers differ by more than allowed and no repair helped; or early exits
+            cannot keep in this precision what they promise.
     """
     spec = EngineSpec.parse(spec) if isinstance(spec, str) else spec
     engine = load_engine(spec, compiling=True)
@@ -114,8 +120,8 @@ def compile_model(
             "OpenVINO's int8 is calibrated on real rows, and none were given",
             hint="give training data with --data",
         )
-    if spec.precision != "fp32":
-        refuse_exits(model, f"what they promise was not measured in {spec.precision}")
+    if model.exits is not None and spec.precision != "fp32":
+        _check_exits(model, spec, dev)
     reference = TorchSession(model, "fp32", threads)
     judge = Judge.prepare(model, reference, parity, None if spec.precision == "fp32" else dev)
     with atomic_dir(out_dir) as folder:
@@ -198,6 +204,8 @@ class _Bench:
         self.written = kept
         session = open_written(self.engine, self.folder, facts, threads=self.threads, streams=1)
         try:
+            if isinstance(session, EarlySession) and self.spec.precision != "fp32":
+                facts["exits"] |= self._keep_promise(session)
             parity = self._parity(session)
             score = self.judge.score(session)
         finally:
@@ -209,12 +217,46 @@ class _Bench:
             extra=_Outcome(parity, facts, score),
         )
 
+    def _keep_promise(self, session: EarlySession) -> dict[str, Any]:
+        """Give a session the threshold that its own answers to dev ask for; return it, and why."""
+        exits = self.model.exits
+        assert exits is not None, "the model has no exits"
+        if exits.threshold is None:
+            return {}
+        answers = (session.at_all_exits(**batch) for batch in self.judge.score_batches)
+        by_exit = (
+            torch.from_numpy(one).view(len(exits.layers) + 1, -1, one.shape[-1]) for one in answers
+        )
+        found = find_threshold(exits, by_exit, self.model.roles.num_layers)
+        if found.threshold is None:
+            raise ParityError(
+                f"{self.spec}: no threshold of the early exits is sure to leave "
+                f"{exits.agreement:g} of the answers as the whole model gives them, by "
+                f"{found.num_rows:,} rows",
+                hint="give more rows (--eval-data), or take the model that `bertwright exits` was "
+                "given",
+            )
+        session.threshold = found.threshold
+        return {"threshold": found.threshold, "calibrated": vars(found)}
+
     def _parity(self, session: Session) -> Parity:
         """Compare with torch: of graphs between exits every exit, as a row may leave at any."""
         reference, batches = self.judge.reference, self.judge.batches
         if isinstance(session, EarlySession):
             return measure_parity(reference.at_all_exits, session.at_all_exits, batches)
         return measure_parity(reference, session, batches)
+
+
+def _check_exits(model: TaskModel, spec: EngineSpec, dev: EncodedRows | None) -> None:
+    """Raise unless the threshold of early exits can be found in a precision other than fp32."""
+    if spec.engine == "torch":
+        refuse_exits(model, f"torch runs them in fp32, and in {spec.precision} the whole model")
+    if dev is None or len(dev) == 0:
+        raise UsageError(
+            f"the model has early exits, and in {spec.precision} their threshold has to be found "
+            "anew, on rows that the heads have not learned from",
+            hint="give labelled rows with --eval-data",
+        )
 
 
 def _draw(calibration: EncodedRows | None) -> list[Batch]:

@@ -70,12 +70,12 @@ class OnnxCompiler:
             "fused": fused,
         }
         self._precision = precision
-        self._paths = layer_paths(traced)
-        self._packed = packed_paths(traced)
+        self._scopes = _scopes(traced)
+        self._packed = [traced.scope_of(path) for path in packed_paths(traced)]
 
     def groups(self) -> Sequence[str]:
         """Return the parts that can be left in higher precision."""
-        return list(self._paths)
+        return list(self._scopes)
 
     def write(
         self, folder: Path, *, calibration: Sequence[Batch], kept: Sequence[str]
@@ -87,13 +87,18 @@ class OnnxCompiler:
         spared = [
             node.name
             for node in self._graph.graph.node
-            if _part_of(node, self._paths) in kept or is_in(node.name, self._packed)
+            if _part_of(node, self._scopes) in kept or is_in(node.name, self._packed)
         ]
         return {
             **self._facts,
             "weight_bits": exact_weight_bits(),
             "quantized": _quantize(self._graph, folder / _FILE, spared),
         }
+
+
+def _scopes(traced: TracedModel) -> dict[str, str]:
+    """Return the parts that can be spared: name -> where their nodes are, by name."""
+    return {part: traced.scope_of(path) for part, path in layer_paths(traced).items()}
 
 
 def _export(traced: TracedModel) -> onnx.ModelProto:
@@ -127,9 +132,9 @@ def _say_heads(graph: onnx.ModelProto, traced: TracedModel) -> None:
     """
     heads = widths_of(traced.encoder).heads or ()
     layers = {f"layer {index}": count for index, count in enumerate(heads)}
-    paths, constants = layer_paths(traced), _constants(graph)
+    scopes, constants = _scopes(traced), _constants(graph)
     for node in graph.graph.node:
-        count = layers.get(group_of(node.name, paths) or "")
+        count = layers.get(group_of(node.name, scopes) or "")
         if count is None or node.op_type != "Concat" or len(node.input) != 4:
             continue
         if constants.get(node.input[2]) == [-1] and node.input[3] in constants:
@@ -243,10 +248,10 @@ def _quantize(graph: onnx.ModelProto, file: Path, spared: Sequence[str]) -> list
     return sorted(node.name for node in written.graph.node if eight_bits.intersection(node.input))
 
 
-def _part_of(node: Any, paths: dict[str, str]) -> str | None:
+def _part_of(node: Any, scopes: dict[str, str]) -> str | None:
     """Return the part a node belongs to; fused ones say so only by their outputs' names."""
     for name in (node.name, *node.output):
-        part = group_of(name, paths)
+        part = group_of(name, scopes)
         if part is not None:
             return part
     return None

@@ -9,6 +9,7 @@ post-training quantization of transformers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 from collections import deque
@@ -30,6 +31,7 @@ from bertwright.engines.trace import (
     as_traced,
     example_inputs,
     group_of,
+    inputs_of,
     is_in,
     layer_paths,
     tracing,
@@ -125,15 +127,11 @@ class OpenVinoCompiler:
         names: list[str] = self._facts["inputs"]  # type: ignore[assignment]
         at_end: bool = self._facts["cls_at_end"]  # type: ignore[assignment]
 
-        def as_inputs(batch: Batch) -> dict[str, np.ndarray]:
-            types = batch.get("token_type_ids")
-            return with_inputs(names, at_end, batch["input_ids"], batch["attention_mask"], types)
-
         halved = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
         with _quiet_nncf():
             return nncf.quantize(
                 self._graph,
-                nncf.Dataset(calibration, as_inputs),
+                nncf.Dataset(calibration, functools.partial(inputs_of, names, at_end)),
                 model_type=nncf.ModelType.TRANSFORMER,
                 subset_size=len(calibration),
                 ignored_scope=ignored,

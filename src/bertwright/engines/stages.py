@@ -26,7 +26,7 @@ from bertwright.engines.base import (
     check_right_padded,
 )
 from bertwright.engines.streams import run_on_streams
-from bertwright.engines.trace import TracedModel, with_inputs
+from bertwright.engines.trace import TracedModel, inputs_of, layer_paths, with_inputs
 from bertwright.errors import UsageError
 from bertwright.models.exits import Exits, Measure, leaves, read_for_exit
 from bertwright.models.in_parts import check_runs_in_parts, embed, mask_for_layers
@@ -54,6 +54,14 @@ class _Stage(TracedModel):
         """The logits, and what enters the next stage."""
         axes = {0: "batch", 1: "length"}
         return {"logits": {0: "batch"}, **({} if self.is_last else {"next_hidden": axes})}
+
+    def scope_of(self, path: str) -> str:
+        """Return the path from the module that is called: layers are, and not their encoder."""
+        for called in layer_paths(self).values():
+            if f"{path}.".startswith(f"{called}."):
+                names = called.split(".")
+                return ".".join(names[-2 if names[-1].isdigit() else -1 :]) + path[len(called) :]
+        return path
 
     def run_layers(
         self, hidden: Tensor, attention_mask: Tensor, input_ids: Tensor | None
@@ -98,7 +106,7 @@ class _LaterStage(_Stage):
         return self.run_layers(hidden, attention_mask, input_ids)
 
 
-def stages_of(model: TaskModel) -> list[TracedModel]:
+def stages_of(model: TaskModel) -> list[_Stage]:
     """Return what is traced of a model with exits, E + 1 views of it in the order they run.
 
     Raises:
@@ -117,7 +125,7 @@ def stages_of(model: TaskModel) -> list[TracedModel]:
     bounds = [0, *exits.layers, roles.num_layers]
     kinds = [_FirstStage, *[_LaterStage] * len(exits.layers)]
     pairs = zip(kinds, itertools.pairwise(bounds), strict=True)
-    return [kind(model, *pair) for kind, pair in pairs]
+    return [kind(model, *pair).eval() for kind, pair in pairs]
 
 
 class StagesCompiler:
@@ -127,23 +135,43 @@ class StagesCompiler:
         assert model.exits is not None, "the model has no exits"
         self._exits: Exits = model.exits
         self._precision = precision
-        self._compilers = [engine.make_compiler(stage, precision) for stage in stages_of(model)]
+        self._stages = stages_of(model)
+        self._compilers = [engine.make_compiler(stage, precision) for stage in self._stages]
 
     def groups(self) -> Sequence[str]:
-        """Return no parts: exits are not quantized."""
-        return []
+        """Return the parts that can be left in higher precision: those of the whole model."""
+        return self._compilers[0].groups()
 
     def write(
         self, folder: Path, *, calibration: Sequence[Batch], kept: Sequence[str]
     ) -> dict[str, Any]:
         """Write `stage-1`, `stage-2`, ...; return what `open_written` needs."""
-        facts = []
+        facts: list[dict[str, Any]] = []
+        quantized: list[str] = []
+        carried: Sequence[Batch] = calibration
         for number, compiler in enumerate(self._compilers, start=1):
             place = folder / f"stage-{number}"
             place.mkdir(exist_ok=True)
-            written = compiler.write(place, calibration=calibration, kept=kept)
+            written = compiler.write(place, calibration=carried, kept=kept)
+            quantized += [f"{place.name}: {name}" for name in written.pop("quantized")]
             facts.append({"folder": place.name, **written, "precision": self._precision})
-        return {"stages": facts, "exits": self._exits.to_json(), "quantized": []}
+            carried = self._after(number, carried)
+        bits = {key: facts[0][key] for key in ("weight_bits",) if key in facts[0]}
+        return {"stages": facts, "exits": self._exits.to_json(), "quantized": quantized, **bits}
+
+    def _after(self, number: int, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Return calibration batches with the states that torch carries out of a stage."""
+        stage = self._stages[number - 1]
+        if stage.is_last:
+            return batches
+        names, at_end = stage.input_names, stage.roles.cls_at_end
+        carried = []
+        with torch.inference_mode():
+            for batch in batches:
+                inputs = inputs_of(names, at_end, batch)
+                _, hidden = stage(**{name: torch.from_numpy(one) for name, one in inputs.items()})
+                carried.append({**batch, "hidden": hidden.numpy()})
+        return carried
 
 
 class _GraphSession(Session, Protocol):
@@ -177,7 +205,8 @@ class EarlySession:
     ) -> None:
         self._stages = stages
         self._measure: Measure = measure
-        self._threshold = threshold
+        self.threshold = threshold
+        """A row leaves where it is so sure or more; None: nowhere."""
         self._streams = streams
         self.precision = stages[0].session.precision
 
@@ -207,7 +236,7 @@ class EarlySession:
         """Return which rows go on after a stage with these logits [B, C], bool [B]."""
         if number + 1 == len(self._stages):
             return np.zeros(len(logits), dtype=bool)
-        return ~leaves(torch.from_numpy(logits), self._measure, self._threshold).numpy()
+        return ~leaves(torch.from_numpy(logits), self._measure, self.threshold).numpy()
 
     def at_all_exits(
         self,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertwright.engines.base import Batch
 from bertwright.models.encoder import quiet_transformers
 from bertwright.models.task_model import TaskModel
 
@@ -21,6 +22,7 @@ __all__ = [
     "as_traced",
     "example_inputs",
     "group_of",
+    "inputs_of",
     "is_in",
     "layer_paths",
     "tracing",
@@ -54,6 +56,13 @@ class TracedModel(TaskModel):
         """The names of the tensors that come out, in order, and their axes of any size."""
         axes = {0: "batch", 1: "length"} if self.outputs.level == "token" else {0: "batch"}
         return {"logits": axes}
+
+    def scope_of(self, path: str) -> str:
+        """Return what the names of nodes begin with that TorchScript traced from a module.
+
+        It is the module's path, where all modules on the way to it are called too.
+        """
+        return path
 
     def forward(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -99,6 +108,13 @@ def with_inputs(
                 token_type_ids[np.arange(len(last)), last] = _CLS_SEGMENT
         inputs["token_type_ids"] = token_type_ids
     return {name: np.ascontiguousarray(array, dtype=np.int64) for name, array in inputs.items()}
+
+
+def inputs_of(names: list[str], cls_at_end: bool, batch: Mapping[str, np.ndarray]) -> Batch:
+    """Return what a graph of these inputs takes of a batch; it may be of states, not ids alone."""
+    types = batch.get("token_type_ids")
+    made = with_inputs(names, cls_at_end, batch["input_ids"], batch["attention_mask"], types)
+    return {name: made[name] if name in made else batch[name] for name in names}
 
 
 def layer_paths(model: TracedModel) -> dict[str, str]:

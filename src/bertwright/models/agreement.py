@@ -20,6 +20,8 @@ __all__ = [
     "threshold_ladder",
 ]
 
+AGREEMENT, CONFIDENCE = 0.99, 0.95
+"""What is promised unless something else is asked for."""
 NUM_STEPS = 500
 SUREST = 1e-6
 """How far below 1 the safest threshold is."""
@@ -107,8 +109,8 @@ def calibrate_threshold(
     num_layers: int,
     thresholds: Sequence[float] | np.ndarray,
     *,
-    agreement: float = 0.99,
-    confidence: float = 0.95,
+    agreement: float = AGREEMENT,
+    confidence: float = CONFIDENCE,
 ) -> Calibration:
     """Return the greediest threshold that is shown to keep the promised agreement.
 

@@ -6,15 +6,23 @@ Shapes: B batch, L length, D model width, C classes, E exits.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bertwright.errors import CheckpointError, UsageError
+from bertwright.models.agreement import (
+    AGREEMENT,
+    CONFIDENCE,
+    Calibration,
+    calibrate_threshold,
+    threshold_ladder,
+)
 from bertwright.models.manifest import check_file
 from bertwright.models.pooling.base import state_of_first
 from bertwright.models.pooling.mean import mean_of_tokens
@@ -26,6 +34,7 @@ __all__ = [
     "EXITS",
     "Exits",
     "Measure",
+    "find_threshold",
     "leaves",
     "load_exits",
     "read_for_exit",
@@ -72,6 +81,32 @@ def read_for_exit(hidden: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([state_of_first(hidden, mask), mean_of_tokens(hidden, mask)], dim=-1)
 
 
+def find_threshold(exits: Exits, answers: Iterable[Tensor], num_layers: int) -> Calibration:
+    """Return the greediest threshold that keeps what the exits promise; nothing is changed.
+
+    Args:
+        exits: whose agreement and confidence it is.
+        answers: of each batch, to rows that the heads have not learned from: what each exit and,
+            last, the whole model answer, [E + 1, B, C].
+        num_layers: of the whole model.
+    """
+    sure, agrees = [], []
+    for answer in answers:
+        sure.append(sureness(answer[:-1].flatten(0, 1), exits.measure).view(len(exits.layers), -1))
+        said = answer.argmax(dim=-1)
+        agrees.append(said[:-1] == said[-1])
+    num_classes = exits.bias.shape[1]
+    return calibrate_threshold(
+        torch.cat(sure, dim=1).cpu().numpy(),
+        np.asarray(torch.cat(agrees, dim=1).cpu()),
+        exits.layers,
+        num_layers,
+        threshold_ladder(1 / num_classes if exits.measure == "probability" else 0.0),
+        agreement=exits.agreement,
+        confidence=exits.confidence,
+    )
+
+
 class Exits(nn.Module):
     """Linear heads after some layers of an encoder, and one threshold for all of them."""
 
@@ -83,6 +118,8 @@ class Exits(nn.Module):
         *,
         measure: Measure = "probability",
         threshold: float | None = None,
+        agreement: float = AGREEMENT,
+        confidence: float = CONFIDENCE,
     ) -> None:
         """Put heads together.
 
@@ -92,6 +129,8 @@ class Exits(nn.Module):
             bias: [E, C].
             measure: of how sure an answer is.
             threshold: a row leaves where it is so sure or more; None: nowhere.
+            agreement: share of rows answered as by the whole model that the threshold promises.
+            confidence: of that promise.
 
         Raises:
             UsageError: the layers are not increasing from 1, or the shapes do not fit them.
@@ -110,6 +149,8 @@ class Exits(nn.Module):
         self.bias = nn.Parameter(bias)
         self.measure: Measure = measure
         self.threshold = threshold
+        self.agreement = agreement
+        self.confidence = confidence
 
     def logits(self, layer: int, read: Tensor) -> Tensor:
         """Return the answer [B, C] of the head after so many layers, from its reading [B, 2D]."""
@@ -126,6 +167,8 @@ class Exits(nn.Module):
             "layers": list(self.layers),
             "measure": self.measure,
             "threshold": self.threshold,
+            "agreement": self.agreement,
+            "confidence": self.confidence,
         }
 
     def save(self, folder: Path) -> None:
@@ -156,6 +199,8 @@ def load_exits(facts: Mapping[str, Any], folder: Path, *, num_layers: int, shape
             tensors["bias"],
             measure=measure,
             threshold=None if threshold is None else float(threshold),
+            agreement=float(facts.get("agreement", AGREEMENT)),
+            confidence=float(facts.get("confidence", CONFIDENCE)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: its exits are damaged: {error}") from error

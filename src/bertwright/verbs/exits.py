@@ -58,8 +58,8 @@ class ExitsConfig:
 
     A head after each inner layer learns the model's own answers; nothing else is trained. How sure
     it must be is chosen so that a promised share of texts gets the answer of the whole model.
-    Every engine stops early, in fp32; `export` writes such a model for OpenVINO or ONNX Runtime as
-    several graphs, one from each exit to the next.
+    Every engine stops early; `export` writes such a model for OpenVINO or ONNX Runtime as several
+    graphs, one from each exit to the next, and finds the threshold anew where that is in int8.
     """
 
     model: str

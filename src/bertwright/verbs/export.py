@@ -13,7 +13,7 @@ import numpy as np
 from bertwright.config import config_from_strings, require
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import tokenise
-from bertwright.errors import ConfigError
+from bertwright.errors import ConfigError, UsageError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb
 from bertwright.methods.quantize.static_ranges import StaticRanges, StaticRangesConfig
@@ -77,7 +77,8 @@ class ExportConfig:
     data: str = "builtin:dev"
     """Rows to compare the numbers on (and to calibrate int8 with): best, the training rows."""
     eval_data: str | None = None
-    """Labelled rows on which an int8 export must hold its score. Without it, a tenth of --data."""
+    """Labelled rows on which an export in int8 or bf16 must hold its score. Without it, a tenth of
+    --data for int8. A model with early exits needs them: its threshold is found anew on them."""
     reading: DataConfig = field(default_factory=lambda: DataConfig(max_rows=2000))
     ranges: str | None = None
     """How OpenVINO's int8 finds the ranges of activations: min-max, percentile or mse, with options
@@ -208,10 +209,16 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> Artifact:
         )
 
     quantized = config.precision == "int8"
+    if model.exits is not None and config.precision != "fp32" and config.eval_data is None:
+        raise UsageError(
+            f"the model has early exits, and in {config.precision} their threshold has to be found "
+            "anew, on rows that the heads have not learned from",
+            hint="give such rows, with labels, by --eval-data",
+        )
     task, labels = saved_task(str(source))
     rows = read_rows(config.data, config.reading, task, labels=labels, need_label=quantized)
     dev = None
-    if quantized and config.eval_data is not None:
+    if config.precision != "fp32" and config.eval_data is not None:
         dev = read_rows(config.eval_data, config.reading, task, labels=labels, split="test")
     elif quantized:
         order = np.random.default_rng(0).permutation(len(rows))

@@ -142,9 +142,12 @@ def test_a_stronger_promise_lets_fewer_leave():
     model = trained_teacher()
     exits = fit_exits(model, tiny_rows(model, 96), FEW)
     others = tiny_rows(model, 80, seed=1)
-    weak = calibrate_exits(model, exits, others, EarlyExitConfig(agreement=0.8, confidence=0.8))
-    strong = calibrate_exits(model, exits, others, EarlyExitConfig(agreement=0.96))
-    never = calibrate_exits(model, exits, others, EarlyExitConfig())
+    assert (exits.agreement, exits.confidence) == (0.99, 0.95)
+    never = calibrate_exits(model, exits, others)
+    exits.agreement = 0.96
+    strong = calibrate_exits(model, exits, others)
+    exits.agreement = exits.confidence = 0.8
+    weak = calibrate_exits(model, exits, others)
     assert weak.threshold is not None and strong.threshold is not None
     assert weak.threshold <= strong.threshold and weak.average_layers <= strong.average_layers
     assert never.threshold is None and never.average_layers == 4

@@ -18,12 +18,8 @@ from bertwright.data.batching import MODEL_INPUTS
 from bertwright.data.tokenise import EncodedRows
 from bertwright.errors import ConfigError, UsageError
 from bertwright.methods.exit.heads import exit_readings, fit_soft_head, read_exits
-from bertwright.models.agreement import (
-    Calibration,
-    calibrate_threshold,
-    threshold_ladder,
-)
-from bertwright.models.exits import Exits, Measure, sureness
+from bertwright.models.agreement import AGREEMENT, CONFIDENCE, Calibration
+from bertwright.models.exits import Exits, Measure, find_threshold
 from bertwright.models.in_parts import check_runs_in_parts
 from bertwright.models.modes import eval_mode
 from bertwright.models.progressive import answer_early
@@ -47,9 +43,9 @@ class EarlyExitConfig:
 
     layers: tuple[int, ...] = ()
     """After how many layers heads stand (2+4). Without them, after each but the last."""
-    agreement: float = 0.99
+    agreement: float = AGREEMENT
     """Promised share of rows that are answered as by the whole model."""
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     """That the promise holds, over draws of the calibration rows."""
     measure: Measure = "probability"
     """What says how sure a head is: the probability of its likeliest class, or its entropy."""
@@ -116,37 +112,35 @@ def fit_exits(model: TaskModel, rows: EncodedRows, config: EarlyExitConfig) -> E
         for one in readings
     ]
     weight, bias = (torch.stack(parts) for parts in zip(*fitted, strict=True))
-    exits = Exits(layers, weight, bias, measure=config.measure)
+    exits = Exits(
+        layers,
+        weight,
+        bias,
+        measure=config.measure,
+        agreement=config.agreement,
+        confidence=config.confidence,
+    )
     return exits.to(next(model.parameters()).device).eval()
 
 
-def calibrate_exits(
-    model: TaskModel, exits: Exits, rows: EncodedRows, config: EarlyExitConfig
-) -> Calibration:
+def calibrate_exits(model: TaskModel, exits: Exits, rows: EncodedRows) -> Calibration:
     """Return the threshold by rows that the heads have not learned from; nothing is changed.
+
+    Args:
+        model: the whole one.
+        exits: what they promise is what the threshold must keep.
+        rows: labels are not asked.
 
     Raises:
         UsageError: there are no rows.
     """
     _check_rows(rows)
-    sure = np.empty((len(exits.layers), len(rows)))
-    agrees = np.empty((len(exits.layers), len(rows)), dtype=bool)
     with torch.no_grad():
-        for positions, readings, logits in read_exits(model, rows, exits.layers):
-            answers = [exits.logits(*pair) for pair in zip(exits.layers, readings, strict=True)]
-            for place, answer in enumerate(answers):
-                sure[place, positions] = sureness(answer, exits.measure).cpu().numpy()
-                same = answer.argmax(dim=1) == logits.argmax(dim=1)
-                agrees[place, positions] = same.cpu().numpy()
-    return calibrate_threshold(
-        sure,
-        agrees,
-        exits.layers,
-        model.roles.num_layers,
-        threshold_ladder(1 / model.outputs.count if exits.measure == "probability" else 0.0),
-        agreement=config.agreement,
-        confidence=config.confidence,
-    )
+        answers = (
+            torch.stack([*map(exits.logits, exits.layers, readings), logits])
+            for _, readings, logits in read_exits(model, rows, exits.layers)
+        )
+        return find_threshold(exits, answers, model.roles.num_layers)
 
 
 def answer_rows(
@@ -291,7 +285,7 @@ class EarlyExit:
             )
         copied = copy.deepcopy(model)
         exits = fit_exits(model, rows, self.config)
-        found = calibrate_exits(model, exits, calibration, self.config)
+        found = calibrate_exits(model, exits, calibration)
         exits.threshold = found.threshold
         copied.exits = exits
         return copied, found
