@@ -28,6 +28,7 @@ from transfer_runs import SETUPS, bertwright, make_teacher, make_trimmed_teacher
 
 from bertwright.data.labels import LabelSet
 from bertwright.data.load import load_rows
+from bertwright.data.tokenise import tokenise
 from bertwright.engines.compile import compile_model
 from bertwright.engines.predictor import Predictor
 from bertwright.evaluate.measure import Target
@@ -79,13 +80,10 @@ def compile_all(name: str, folder: Path, args: argparse.Namespace) -> list[dict[
         for split in (SETUPS[name].train, "dev", "test")
     )
     model = TaskModel.load(models["whole"])
-    loaded = [load_rows(rows, labels=LabelSet(tuple(model.labels))) for rows in (train, dev)]
+    half = read_rows(half_of_dev(name, folder, args))
+    loaded = [load_rows(rows, labels=LabelSet(tuple(model.labels))) for rows in (train, dev, half)]
     texts, truths = [row["text"] for row in test], [row["label"] for row in test]
     whole = Predictor(models["whole"], threads=args.threads)
-    calibration, judging = (whole.encode(rows) for rows in loaded)
-    half = whole.encode(
-        load_rows(read_rows(half_of_dev(name, folder, args)), labels=LabelSet(tuple(model.labels)))
-    )
     expected, rows = np.stack(whole.logits(texts)).argmax(axis=1), []
     for engine in ENGINES:
         tried = [(who, "fp32") for who in models] + [(who, "int8") for who in IN_INT8[engine]]
@@ -93,9 +91,17 @@ def compile_all(name: str, folder: Path, args: argparse.Namespace) -> list[dict[
             spec, path = f"{engine}:{precision}", models[model_name]
             who = model_name + (", int8" if precision == "int8" else "")
             place = folder / f"{engine}-{who.replace(', ', '-').replace(' ', '-')}"
-            early = TaskModel.load(path).exits is not None
+            tried_model = TaskModel.load(path)
+            calibration, judging, finding = (
+                tokenise(rows, tried_model.tokenizer, max_length=tried_model.max_length)
+                for rows in loaded
+            )
             compile_model(
-                path, spec, place, calibration=calibration, dev=half if early else judging
+                path,
+                spec,
+                place,
+                calibration=calibration,
+                dev=judging if tried_model.exits is None else finding,
             )
             predictor = Predictor(place, threads=args.threads)
             found = np.stack(predictor.logits(texts)).argmax(axis=1)
