@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=2 .venv/bin/python benchmarks/shorten_runs.py --threads 2 --data-dir DIR
 
 MiniLM is fine-tuned on movie_reviews, film reviews of which it reads the first 512 tokens. Then
-`bertwright shorten` leaves tokens out after the second layer: given shares, and those that a promise
-of 0.99 and 0.95 finds on dev and half of test. The other half judges. The whole model and the given
+`bertwright shorten` leaves tokens out after the second layer: given shares, and those that promises
+of 0.99 and 0.95 find on dev and half of test. The other half judges. The whole model and the given
 shares are compiled for each engine in fp32, and all of an engine measured in turn on texts of that
 half, text in, label out, each in a process of its own (`--prepare` leaves that for later, when the
 machine is quiet). Leaves `results/shortened/movie_reviews.json`; what is there is not done again.
