@@ -30,6 +30,7 @@ from saving_tables import (
     int8_sizes_table,
     pruned_shapes_table,
     round_trips_table,
+    shortened_table,
     trimmed_corpora_table,
 )
 from student_tables import privileged_table, static_table, transfer_table
@@ -251,6 +252,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "int8-scores": int8_scores_table,
     "exits": exits_table,
     "exit-engines": exit_engines_table,
+    "shortened": shortened_table,
     "trimmed-corpora": trimmed_corpora_table,
     "pruned-shapes": pruned_shapes_table,
 }

@@ -18,6 +18,7 @@ __all__ = [
     "int8_sizes_table",
     "pruned_shapes_table",
     "round_trips_table",
+    "shortened_table",
     "trimmed_corpora_table",
 ]
 
@@ -147,6 +148,48 @@ def _words_of_exits(who: str) -> str:
     """`fitted 3, 0.99` -> `first layers (3), head fitted, stopping early, 0.99`."""
     parts = [f"stopping early, {part}" if part[0].isdigit() else part for part in who.split(", ")]
     return re.sub(r"fitted (\d+)", r"first layers (\1), head fitted", ", ".join(parts))
+
+
+def shortened_table(results: Path) -> str:
+    """What is saved where tokens of long texts are left out, by engine: in batches / one text."""
+    path = next(iter(sorted((results / "shortened").glob("*.json"))), None)
+    if path is None:
+        return ""
+    found = read_json(path)
+    speeds = {one["name"]: one for one in found["speeds"]}
+    engines = [name.removesuffix("-whole") for name in speeds if name.endswith("-whole")]
+    rows = []
+    for row in found["rows"]:
+        given = row["promised"] is None
+        times = (
+            _times_as_fast(speeds, engine, f"share-{row['share']:g}") if given else "–"
+            for engine in engines
+        )
+        rows.append(
+            [
+                f"{row['share']:g}" + ("" if given else f", found for {row['promised']:g}"),
+                f"{row['tokens_left']:.2f}",
+                f"{row['agreement']:.3f}",
+                f"{100 * row['score_whole']:.1f}",
+                f"{100 * row['score_shorter']:.1f}",
+                *times,
+            ]
+        )
+    header = [
+        f"{found['set']}, tokens that go on",
+        "of all tokens",
+        "same label as the whole model",
+    ]
+    header += ["accuracy, whole", "shorter"]
+    return markdown_table([*header, *(ENGINE_NAMES.get(one, one) for one in engines)], rows)
+
+
+def _times_as_fast(speeds: Mapping[str, Mapping[str, Any]], engine: str, who: str) -> str:
+    """Return how many times as fast as the whole model one is, in batches / one text at a time."""
+    whole, one = speeds[f"{engine}-whole"], speeds[f"{engine}-{who}"]
+    together = one["throughput_texts_s"] / whole["throughput_texts_s"]
+    alone = whole["latency_p50_ms"] / one["latency_p50_ms"]
+    return f"{together:.2f} / {alone:.2f}"
 
 
 def trimmed_corpora_table(results: Path) -> str:
