@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bertwright.compress.candidates import StudentPlan, plan_students, sensible_depths
+from bertwright.compress.candidates import (
+    StudentPlan,
+    plan_students,
+    sensible_depths,
+    why_not_narrow,
+)
+from bertwright.compress.config import SearchConfig
 from bertwright.compress.halving import choose_dropped
+from bertwright.compress.pipeline import _plan
 from bertwright.errors import ConfigError
 from bertwright.tasks import find_task
 from bertwright.tasks.judged import Judged
+from methods.cases import tiny_teacher
 
 
 def test_depths_are_the_divisors_below():
@@ -59,6 +67,23 @@ def test_narrow_and_small_students_are_made_without_what_works_with_layers():
     costs = [plan.cost for plan in plans]
     assert costs == sorted(costs) and costs[0] == 0
     assert plans[-1].cost == pytest.approx(6 * (1 / 3 * 0.5 + 2 / 3))
+
+
+def test_a_narrow_size_is_tried_where_no_sizes_are_asked_for():
+    narrow = "heads=0.5,neurons=0.25"
+    assert SearchConfig().tried_narrow == (narrow,)
+    assert SearchConfig(depths=(2,)).tried_narrow == ()
+    assert SearchConfig(depths=(2,), narrow=("heads=0.5",)).tried_narrow == ("heads=0.5",)
+    names = {plan.name for plan in _plan(tiny_teacher(), SearchConfig(), seed=0)}
+    assert names >= {"control-4L-h50-f25", "distil-4L-h50-f25", "fitted-4L-h50-f25", "distil-2L"}
+
+
+@pytest.mark.parametrize("family", ["albert", "modernbert", "xlnet"])
+def test_a_family_that_cannot_be_narrower_is_searched_without(family):
+    teacher = tiny_teacher(family)
+    assert "heads" in str(why_not_narrow(teacher)) or "neurons" in str(why_not_narrow(teacher))
+    names = {plan.name for plan in _plan(teacher, SearchConfig(), seed=0)}
+    assert "distil-2L" in names and not any("-h50" in name for name in names)
 
 
 @pytest.mark.parametrize(

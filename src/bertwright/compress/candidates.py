@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bertwright.config import config_from_strings, require
-from bertwright.errors import ConfigError
+from bertwright.errors import BertwrightError, ConfigError
 from bertwright.methods.distil.small_student import SmallStudentConfig
+from bertwright.models.quantized import refuse_quantized
+from bertwright.models.task_model import TaskModel
+from bertwright.models.widths import refuse_fixed
 from bertwright.registry import split_spec
 
 __all__ = [
+    "SENSIBLE_NARROW",
     "STUDENT_METHODS",
     "Narrow",
     "StudentMethod",
@@ -21,6 +25,7 @@ __all__ = [
     "plan_students",
     "sensible_depths",
     "small_of",
+    "why_not_narrow",
 ]
 
 StudentMethod = Literal["theseus", "distil", "control", "fitted", "elastic"]
@@ -30,6 +35,9 @@ SHALLOWER_ONLY = ("theseus",)
 """It replaces whole layers."""
 WITH_ATTENTION_ONLY = ("fitted", "theseus")
 """These take layers of the teacher."""
+SENSIBLE_NARROW = ("heads=0.5,neurons=0.25",)
+"""Tried where no sizes are asked for: a third of a layer's weights, in all layers. Narrow beats
+shallow at the same weights (docs/students.md)."""
 _ATTENTION_SHARE = 1 / 3
 """Of a layer's weights those of attention: 4 D² of 12 D², where the FFN is four times as wide."""
 
@@ -108,6 +116,17 @@ def narrow_of(spec: str) -> Narrow:
     """
     _, options = split_spec(f":{spec}", "--narrow")
     return config_from_strings(Narrow, options, source=f"--narrow {spec}")
+
+
+def why_not_narrow(model: TaskModel) -> str | None:
+    """Say why heads and neurons cannot leave a model; None: they can."""
+    try:
+        refuse_quantized(model, "it cannot be pruned")
+        for part in ("heads", "neurons"):
+            refuse_fixed(model.roles, part)
+    except BertwrightError as error:
+        return error.message
+    return None
 
 
 def small_of(spec: str) -> SmallStudentConfig:

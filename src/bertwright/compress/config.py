@@ -7,6 +7,7 @@ from typing import Literal
 
 from bertwright.compress.budget import Prefer
 from bertwright.compress.candidates import (
+    SENSIBLE_NARROW,
     STUDENT_METHODS,
     StudentMethod,
     narrow_of,
@@ -27,10 +28,10 @@ class SearchConfig:
 
     depths: tuple[int, ...] = ()
     """Layers of the students; may be given several times. Without it: every divisor of the
-    teacher's depth below it."""
+    teacher's depth below it, and a narrow size of all layers (see --narrow)."""
     narrow: tuple[str, ...] = ()
     """A narrower size to try too, heads=0.5,neurons=0.25 (shares that are kept; layers=4 as well);
-    may be given several times."""
+    may be given several times. Without it and without --depths: that one, where the family can."""
     small: tuple[str, ...] = ()
     """A student without attention to try too: static, cnn or lstm, with options static:ngrams=2
     (`bertwright methods small_student`); may be given several times."""
@@ -111,6 +112,11 @@ class SearchConfig:
     def student_methods(self) -> tuple[StudentMethod, ...]:
         """The kinds of students to train."""
         return self.students or STUDENT_METHODS
+
+    @property
+    def tried_narrow(self) -> tuple[str, ...]:
+        """The narrower sizes to try."""
+        return self.narrow or (() if self.depths else SENSIBLE_NARROW)
 
     @property
     def distil_specs(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from bertwright.compress.artifacts import (
 )
 from bertwright.compress.bench import REFERENCE, Bench, SearchRows, baseline_target
 from bertwright.compress.budget import Budget, Choice, choose_candidate
-from bertwright.compress.candidates import StudentPlan, plan_students
+from bertwright.compress.candidates import StudentPlan, plan_students, why_not_narrow
 from bertwright.compress.config import SearchConfig
 from bertwright.compress.early import (
     ExitTrials,
@@ -334,10 +334,11 @@ def _plan(teacher: TaskModel, config: SearchConfig, seed: int) -> list[StudentPl
         check_elastic(teacher, ElasticConfig())
     if any(config.exits) and (why := why_no_exits(teacher)) is not None:
         raise ConfigError(f"--exits: {why}", hint="leave it out")
+    can_be_narrow = why_not_narrow(teacher) is None
     plans = plan_students(
         get_roles(teacher.encoder).num_layers,
         depths=config.depths,
-        narrow=config.narrow,
+        narrow=config.tried_narrow if can_be_narrow else config.narrow,
         small=config.small,
         methods=[
             one for one in methods if one != "elastic" and (reason is None or one != "fitted")
