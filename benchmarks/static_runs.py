@@ -4,7 +4,9 @@
 
 On clinc150 and sst2 the teachers are those of transfer_runs.py, on ag_news MiniLM fine-tuned on
 5,000 of its rows; each with its vocabulary trimmed to its set. Static students (alone, and with
-pairs of pieces) learn by soft targets with three seeds, one layer with the first; TF-IDF
+pairs of pieces) learn by soft targets with three seeds, one layer with the first; another one has
+the teacher's word embeddings as they are, with a head fitted to its answers, where nothing is
+random, and a third is trained from there, with one seed. TF-IDF
 with logistic regression is that of `bertwright compare`. All are judged on test. Then they are
 measured side by side on the same texts, text in, label out: the teacher in `transformers`' own
 pipeline, each student in OpenVINO and torch, one layer in OpenVINO's int8 too, each in a process of
@@ -56,7 +58,9 @@ NEWS = Setup(
 )
 NEWS_ROWS, NEWS_DEV = 5000, 1000
 STATIC_EPOCHS = 10
-SEEDS = {"static": 3, "static-ngrams": 3, "1": 1}
+WORDS = ("--student", "static:start=words,weighted=false")
+SIZES = SIZES | {"static-fitted": (*WORDS, "--method", "fitted_head"), "static-words": WORDS}
+SEEDS = {"static": 3, "static-ngrams": 3, "static-fitted": 1, "static-words": 1, "1": 1}
 """How many, by size as transfer_runs.py names it."""
 SPEED_ROWS, CALIBRATION_ROWS = 1000, 300
 

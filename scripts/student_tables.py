@@ -45,6 +45,8 @@ SIZES = {
     "thin": "half of the heads, a quarter of the neurons",
     "static": "static",
     "static-ngrams": "static, pairs of pieces too",
+    "static-fitted": "static, word embeddings as they are, head fitted",
+    "static-words": "static, word embeddings as they are, all trained",
 }
 
 

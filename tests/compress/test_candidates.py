@@ -51,6 +51,7 @@ def test_narrow_and_small_students_are_made_without_what_works_with_layers():
     assert names == [
         "control-static-ngrams-2",
         "distil-static-ngrams-2",
+        "fitted-static-ngrams-2",
         "control-cnn-layers-3",
         "distil-cnn-layers-3",
         "control-4L-f25",

@@ -247,6 +247,16 @@ def test_a_fitted_student_may_be_narrower_than_the_layers_it_takes(context, tmp_
     assert done.score > 1 / len(teacher.labels)
 
 
+def test_a_fitted_static_student_reads_the_teachers_vectors_of_words(context, tmp_path):
+    plan = StudentPlan(0, "fitted", 0, small="static")
+    training = replace(context.training, lr=3.0)  # harm, so what was fitted is kept
+    done = train_whole(plan, replace(context, training=training, folder=tmp_path))
+    student = TaskModel.load(done.model_dir)
+    words = student.encoder.get_input_embeddings().weight
+    assert torch.equal(words, context.teacher.encoder.get_input_embeddings().weight)
+    assert done.steps == 0 and done.score > 1 / len(context.teacher.labels)
+
+
 def test_an_engine_that_was_not_asked_for_is_not_chosen():
     candidates = [{"name": "teacher@torch:fp32"}, {"name": "distil-2L@openvino:int8"}]
     asked = [EngineSpec("openvino", "int8")]

@@ -33,8 +33,6 @@ STUDENT_METHODS: tuple[StudentMethod, ...] = ("control", "distil", "fitted", "th
 """Those that are tried unless others are asked for."""
 SHALLOWER_ONLY = ("theseus",)
 """It replaces whole layers."""
-WITH_ATTENTION_ONLY = ("fitted", "theseus")
-"""These take layers of the teacher."""
 SENSIBLE_NARROW = ("heads=0.5,neurons=0.25",)
 """Tried where no sizes are asked for: a third of a layer's weights, in all layers. Narrow beats
 shallow at the same weights (docs/students.md)."""
@@ -159,8 +157,8 @@ def plan_students(
 ) -> list[StudentPlan]:
     """Return the students to train, cheap ones first.
 
-    Theseus makes shallower students only: it works with whole layers. A head is fitted on layers
-    of the teacher, so students without attention have none.
+    Theseus makes shallower students only: it works with whole layers. A head is fitted on vectors
+    or layers that are the teacher's, so convolutions and LSTMs, which are new, have none.
 
     Args:
         num_layers: the teacher's.
@@ -194,8 +192,8 @@ def plan_students(
         own = 0 if kind.kind == "static" else kind.layers
         plans += [
             StudentPlan(own, method, seed, small=spec)
-            for method in methods
-            if method not in WITH_ATTENTION_ONLY
+            for method in narrowing
+            if method != "fitted" or kind.kind == "static"
         ]
     return sorted(set(plans), key=lambda plan: (plan.cost, plan))
 

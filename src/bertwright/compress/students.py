@@ -342,15 +342,13 @@ def _train_theseus(
 def _train_fitted(
     plan: StudentPlan, context: StudentContext, half: bool
 ) -> tuple[TaskModel, TrainResult]:
-    """Take the teacher's first layers, fit a head to its answers, and train all of it on.
+    """Take layers of the teacher, or its vectors of words, fit a head to its answers, and train on.
 
     Whichever scores better is kept, what was fitted or what came of training: on some tasks more
     training on the same rows unlearns (docs/students.md).
     """
     teacher, rows, began = context.teacher, context.rows_of(plan), time.perf_counter()
-    narrow = _narrowed(teacher, plan, context)
-    student = copy_with_layers(narrow, _layers_of(teacher, plan, "first"))
-    student = copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
+    student = _to_be_fitted(plan, context)
     folder = context.folder / TEACHER_ANSWERS
     source = ask_teacher(teacher, student, rows, (), cache_folder=folder)
     task = find_task(teacher.task).judging(context.dev_rows)
@@ -381,6 +379,24 @@ def _train_fitted(
         seconds=seconds,
         stopped="the head as it was fitted scores best",
     )
+
+
+def _to_be_fitted(plan: StudentPlan, context: StudentContext) -> TaskModel:
+    """Return a student of the teacher's own layers or vectors, whose head knows nothing yet.
+
+    Vectors of words as they are: those made shorter by frequency, or made of the teacher's outputs,
+    begin better for training and are worse to fit a head on (LOG.md).
+    """
+    teacher = context.teacher
+    if plan.small:
+        words: Any = teacher.encoder.get_input_embeddings()
+        as_wide = words.weight.shape[1] == teacher.roles.hidden_size
+        start = "words" if as_wide else "outputs"
+        config = dataclasses.replace(small_of(plan.small), start=start, weighted=False)
+        return SmallStudent(config).apply(teacher, context.train_rows, seed=plan.seed)
+    narrow = _narrowed(teacher, plan, context)
+    student = copy_with_layers(narrow, _layers_of(teacher, plan, "first"))
+    return copy_with_pooling(student, FITTED_POOLING, seed=plan.seed)
 
 
 def _train_size(

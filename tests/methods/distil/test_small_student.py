@@ -97,6 +97,13 @@ def test_before_training_a_static_student_is_a_weighted_sum_of_vectors():
         assert (pooled[row] - table[ids].mean(dim=0)).abs().max() > 1e-2
 
 
+def test_vectors_may_begin_as_they_are():
+    teacher = trained_teacher()
+    student = student_of(teacher, tiny_rows(teacher), start="words", weighted=False)
+    table = teacher.encoder.get_input_embeddings().weight
+    assert torch.equal(student.encoder.get_input_embeddings().weight, table)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_learns_from_its_teacher(kind, tmp_path):
     teacher = trained_teacher(seed=1)

@@ -60,6 +60,8 @@ class SmallStudentConfig:
     start: Literal["outputs", "words", "random"] = "outputs"
     """Where the vectors of pieces come from: what the teacher gives for the piece alone, its word
     embeddings, or chance."""
+    weighted: bool = True
+    """The vectors of frequent pieces begin shorter."""
     dropout: float = 0.1
     """Rate on the sum of the vectors."""
 
@@ -167,7 +169,9 @@ def make_small_student(
     student.scale.load_state_dict(teacher.scale.state_dict())
     if config.start != "random":
         vectors = piece_vectors(teacher, outputs=config.start == "outputs")
-        vectors = reduce_width(vectors, width) * frequency_weights(rows, len(vectors))[:, None]
+        vectors = reduce_width(vectors, width)
+        if config.weighted:
+            vectors = vectors * frequency_weights(rows, len(vectors))[:, None]
         _set_pieces(student, vectors)
     return student.eval()
 
