@@ -284,10 +284,12 @@ class TaskModel(nn.Module):
         reads_layers = self.pooling is not None and self.pooling.reads_layers
         whole = self.training or wants_states or reads_layers or wants_attentions
         if self.token_drop is not None and not whole:
-            hidden = run_with_fewer(
+            hidden, went = run_with_fewer(
                 roles, self.token_drop, input_ids, attention_mask, token_type_ids
             )
-            return States((hidden,), attention_mask.bool(), input_ids, self.rows_begin_at_0), ()
+            # states of an inner layer would be strangers in a text's vector
+            read = attention_mask if self.pooling is None else went
+            return States((hidden,), read.bool(), input_ids, self.rows_begin_at_0), ()
         if answer_alone and self.pooling is not None and self.pooling.reads_cls_alone:
             with FirstTokenAlone(roles, attention_mask) as first:
                 hidden = self.encoder(**inputs).last_hidden_state

@@ -96,12 +96,12 @@ def run_with_fewer(
     input_ids: Tensor,
     mask: Tensor,
     token_type_ids: Tensor | None = None,
-) -> Tensor:
-    """Return the last states [B, L, D] of an encoder that leaves tokens out on the way.
+) -> tuple[Tensor, Tensor]:
+    """Return the last states [B, L, D] of an encoder that leaves tokens out on the way, and which.
 
-    After `drop.layer` layers the tokens that receive most attention go on, the first always. Those
-    left out keep the state that they had; so every token has one, and a text's are the same in any
-    batch.
+    After `drop.layer` layers the tokens that receive most attention go on, the first always; the
+    mask of these is the second, [B, L]. Those left out keep the state that they had, so every token
+    has one. A text's are the same in any batch.
 
     Args:
         roles: of an encoder that runs in parts.
@@ -123,7 +123,8 @@ def run_with_fewer(
     places = going.unsqueeze(-1).expand(-1, -1, states.shape[-1])
     fewer = states.gather(1, places)
     done, _ = _run(roles, layers[drop.layer :], fewer, stays.to(mask.dtype))
-    return states.scatter(1, places, torch.where(stays.unsqueeze(-1), done, fewer))
+    went = torch.zeros_like(mask).scatter(1, going, stays.to(mask.dtype))
+    return states.scatter(1, places, torch.where(stays.unsqueeze(-1), done, fewer)), went
 
 
 def _run(roles: Roles, layers: list[Any], states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,8 +146,8 @@ CARD = MethodCard(
     siblings="early_exit lets whole texts leave; layer_pruning takes layers out for all.",
     departures=(
         "One place and one share, chosen after training by a promise, where the paper learns a "
-        "number a layer. What is left out joins again after the last layer, so means and answers "
-        "for each token work."
+        "number a layer. What is left out joins again after the last layer where each token has "
+        "an answer; a text's vector is made of what went on."
     ),
 )
 
