@@ -29,6 +29,7 @@ LIMITS = {
     "depths": (2,),
     "students": ("distil",),
     "engines": ("torch",),
+    "exits": (0.0,),
     "repeats": 1,
     "measure_rows": 20,
     "latency_rows": 5,

@@ -220,8 +220,8 @@ CARD = MethodCard(
     ),
     expected_effect=(
         "FastBERT reports a speed of 1 to 12 times BERT's, by the threshold. MiniLM, 6 layers, "
-        "promised 0.99, torch in batches: clinc150 2.1 times, sst2 1.6; ONNX Runtime 2.4 and 1.5, "
-        "OpenVINO 1.65 and 1.0. It depends on the share of easy texts."
+        "promised 0.99, torch in batches: clinc150 2.1 times, sst2 1.6; ONNX Runtime 2.5 and 1.45, "
+        "in int8 3.2 and 2.1; OpenVINO 1.4 and 1.0. It depends on the share of easy texts."
     ),
     expected_source=(
         "Abstract of Liu et al. 2020, quoted from memory; results/exits and results/exit_engines."
