@@ -100,9 +100,14 @@ def measure_speed(name: str, folder: Path, args: argparse.Namespace) -> dict[str
 def speeds_of(targets: list[Target], name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure targets side by side on texts of test."""
     texts = [row["text"] for row in read_rows(args.data_dir / name / "test.jsonl")]
+    return speeds_on(random.Random(0).sample(texts, min(SPEED_ROWS, len(texts))), targets, args)
+
+
+def speeds_on(texts: list[str], targets: list[Target], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure targets side by side on these texts."""
     measured = measure_targets(
         targets,
-        {"text": random.Random(0).sample(texts, min(SPEED_ROWS, len(texts)))},
+        {"text": texts},
         threads=args.threads,
         repeats=args.repeats,
         latency_rows=args.latency_rows,

@@ -20,12 +20,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from exit_runs import speeds_on
 from task_data import read_rows, write_rows
 from transfer_runs import bertwright
 
 from bertwright.engines.compile import compile_model
-from bertwright.evaluate.machine import machine, versions
-from bertwright.evaluate.measure import Target, measure_targets
+from bertwright.evaluate.measure import Target
 from bertwright.files import read_json, write_json
 from bertwright.training.precision import using_threads
 from bertwright.verbs.shorten import ShortenConfig, shorten
@@ -122,17 +122,7 @@ def measure_speed(args: argparse.Namespace) -> dict[str, Any]:
         for engine in ENGINES
         for who in models(args, args.work_dir / "teacher")
     ]
-    measured = measure_targets(
-        targets,
-        {"text": texts},
-        threads=args.threads,
-        repeats=args.repeats,
-        latency_rows=args.latency_rows,
-    )
-    return {
-        **{"speeds": [vars(one) for one in measured], "threads": args.threads},
-        **{"machine": machine(), "versions": versions()},
-    }
+    return speeds_on(texts, targets, args)
 
 
 if __name__ == "__main__":

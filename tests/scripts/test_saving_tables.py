@@ -48,7 +48,7 @@ def test_exits_in_an_engine_stand_beside_its_own_whole_model(make_tables, tmp_pa
     rows = [
         {"engine": engine, "who": who, "folder": f"{engine}-{who}", "agreement": 0.99, "score": 0.8}
         for engine in ("onnxruntime", "openvino")
-        for who in ("whole", "0.95", "whole int8", "fitted 1", "fitted 3, 0.97")
+        for who in ("whole", "0.95", "whole, int8", "fitted 1", "fitted 3, 0.97")
     ]
     speeds = [
         {"name": row["folder"], "throughput_texts_s": 100.0 * place, "latency_p50_ms": 6.0 / place}
@@ -60,7 +60,7 @@ def test_exits_in_an_engine_stand_beside_its_own_whole_model(make_tables, tmp_pa
     lines = make_tables.exit_engines_table(tmp_path).splitlines()[2:]
     early = "| intents, ONNX Runtime | stopping early, 0.95 | 0.990 | 80.0 | 200 | 5.0 |"
     assert lines[1] == f"{early} 2.00 | 2.00 |"
-    assert lines[7].startswith("| intents, OpenVINO | whole int8 | 0.990 | 80.0 | 800 | 20.0 |")
+    assert lines[7].startswith("| intents, OpenVINO | whole, int8 | 0.990 | 80.0 | 800 | 20.0 |")
     words = [line.split(" | ")[1] for line in lines[8:]]
     fitted = [
         "first layers (1), head fitted",

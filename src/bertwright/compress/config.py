@@ -54,7 +54,7 @@ class SearchConfig:
     exits: tuple[float, ...] = ()
     """Let the teacher, and the best student of two layers or more, stop early where so large a
     share of answers stays the same (`bertwright methods early_exit`); may be given several times.
-    For classes, in fp32. Without it 0.99 and 0.97, where the family can; 0: none."""
+    For classes. Without it 0.99 and 0.97, where the family can; 0: none."""
     elastic_sizes: int = 3
     """How many sizes of an elastic training are trained on and measured."""
     theseus_lr: float | None = None

@@ -148,7 +148,7 @@ class StagesCompiler:
         """Write `stage-1`, `stage-2`, ...; return what `open_written` needs."""
         facts: list[dict[str, Any]] = []
         quantized: list[str] = []
-        carried: Sequence[Batch] = calibration
+        carried: Sequence[Batch] = calibration if self._precision == "int8" else ()
         for number, compiler in enumerate(self._compilers, start=1):
             place = folder / f"stage-{number}"
             place.mkdir(exist_ok=True)
@@ -156,8 +156,10 @@ class StagesCompiler:
             quantized += [f"{place.name}: {name}" for name in written.pop("quantized")]
             facts.append({"folder": place.name, **written, "precision": self._precision})
             carried = self._after(number, carried)
-        bits = {key: facts[0][key] for key in ("weight_bits",) if key in facts[0]}
-        return {"stages": facts, "exits": self._exits.to_json(), "quantized": quantized, **bits}
+        found = {"stages": facts, "exits": self._exits.to_json(), "quantized": quantized}
+        if "weight_bits" in facts[0]:
+            found["weight_bits"] = facts[0]["weight_bits"]
+        return found
 
     def _after(self, number: int, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Return calibration batches with the states that torch carries out of a stage."""

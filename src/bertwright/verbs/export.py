@@ -13,7 +13,7 @@ import numpy as np
 from bertwright.config import config_from_strings, require
 from bertwright.data.rows import Rows
 from bertwright.data.tokenise import tokenise
-from bertwright.errors import ConfigError, UsageError
+from bertwright.errors import ConfigError
 from bertwright.evaluate.measure import model_folder
 from bertwright.files import folder_size_mb
 from bertwright.methods.quantize.static_ranges import StaticRanges, StaticRangesConfig
@@ -209,18 +209,12 @@ def _compile(config: ExportConfig, source: Path, out: Path) -> Artifact:
         )
 
     quantized = config.precision == "int8"
-    if model.exits is not None and config.precision != "fp32" and config.eval_data is None:
-        raise UsageError(
-            f"the model has early exits, and in {config.precision} their threshold has to be found "
-            "anew, on rows that the heads have not learned from",
-            hint="give such rows, with labels, by --eval-data",
-        )
     task, labels = saved_task(str(source))
     rows = read_rows(config.data, config.reading, task, labels=labels, need_label=quantized)
     dev = None
     if config.precision != "fp32" and config.eval_data is not None:
         dev = read_rows(config.eval_data, config.reading, task, labels=labels, split="test")
-    elif quantized:
+    elif quantized and model.exits is None:  # exits may have learned from these rows
         order = np.random.default_rng(0).permutation(len(rows))
         cut = max(1, len(rows) // 10)
         dev, rows = rows.select(sorted(order[:cut])), rows.select(sorted(order[cut:]))
